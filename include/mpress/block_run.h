@@ -1,0 +1,68 @@
+/* One block of the model: propagate, measure, compress, round, publish.
+ * Floor 9: pipeline. */
+#ifndef MPRESS_BLOCK_RUN_H
+#define MPRESS_BLOCK_RUN_H
+
+#include "mpress/clock.h"
+#include "mpress/forward.h"
+#include "mpress/hidden.h"
+#include "mpress/method.h"
+#include "mpress/token_weights.h"
+#include "mpress/weights.h"
+
+/* What the statistics of a linear map are measured on (design: propagation order):
+ *   block   the current block dense, the earlier ones compressed; then its outputs again
+ *   linear  state by state, the earlier linear maps of the block already compressed
+ *   dense   the dense model */
+typedef enum mp_order { MP_ORDER_BLOCK, MP_ORDER_LINEAR, MP_ORDER_DENSE } mp_order;
+
+mp_status mp_order_parse(const char *text, mp_order *order);
+
+/* What became of a linear map. */
+typedef struct mp_linear_result {
+    int compressed; /* 0: left dense */
+    double rel_error; /* tr(D H D^T) / tr(W H W^T); NaN where nothing was calibrated */
+    double sparsity;  /* share of exact zeros in the stored weight */
+    mp_outcome outcome;
+    int64_t tokens; /* that its statistics counted */
+} mp_linear_result;
+
+/* Everything that stays the same from block to block. */
+typedef struct mp_runner {
+    const mp_comm *comm;
+    const mp_arch *arch;
+    const mp_method *method;
+    mp_method_options options;
+    mp_length_policy lengths;
+    mp_order order;
+    mp_hidden *hidden; /* NULL where nothing is calibrated; borrowed */
+    mp_block *block;   /* owned */
+    mp_forward *forward;
+    mp_moment_scratch *scratch;
+    float *weights; /* [n_tokens] token weights of one sequence */
+    mp_clock clock;
+} mp_runner;
+
+/* Room for the run.  The plain fields (comm .. hidden) must be set.  Collective; agreed. */
+mp_status mp_runner_open(mp_runner *runner);
+void mp_runner_close(mp_runner *runner);
+
+/* Compresses the loaded block in runner->block and propagates runner->hidden through it.
+ *
+ *   skip      in   [n_linears] 1: leave this one dense
+ *   is_last   in   nobody needs the hidden states after this block
+ *   results   out  [n_linears]
+ *
+ * Afterwards the block holds the compressed weights, rounded to their stored dtype, on every node.
+ * Collective; the status is agreed. */
+mp_status mp_runner_block(mp_runner *runner, const int *skip, int is_last, mp_linear_result *results);
+
+/* The part of mp_runner_block that compresses the linear maps of one state, its moment prepared
+ * (NULL where nothing was calibrated).  Collective. */
+mp_status mp_runner_solve(mp_runner *runner, int state, const mp_moment *moment,
+                          const mp_outcome *outcome, const int *skip, mp_linear_result *results);
+
+/* This rank's rows of a linear map: the same ones in the sweep and in the checkpoint. */
+void mp_runner_rows(const mp_runner *runner, int linear, int64_t *begin, int64_t *end);
+
+#endif

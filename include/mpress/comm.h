@@ -1,0 +1,101 @@
+/* The ranks of a job, who shares a node with whom, and how they agree on errors.
+ * Floor 3: dist. */
+#ifndef MPRESS_COMM_H
+#define MPRESS_COMM_H
+
+#include "mpress/error.h"
+
+#include <mpi.h>
+#include <stddef.h>
+#include <stdint.h>
+
+typedef struct mp_comm {
+    MPI_Comm mpi; /* our own duplicate; errors are returned, not fatal */
+    int rank, size;
+
+    MPI_Comm node; /* the ranks that share memory with this one */
+    int node_rank, node_size;
+    int node_index, node_count; /* nodes are numbered by their lowest rank */
+    MPI_Comm leaders;           /* node_rank 0 of every node, in the order of node_index;
+                                   MPI_COMM_NULL on the others */
+    int *node_of;               /* [size] node_index of each rank */
+} mp_comm;
+
+/* Collective over `world`.  Errors: MP_ERR_MPI, MP_ERR_NOMEM. */
+mp_status mp_comm_create(MPI_Comm world, mp_comm **comm);
+void mp_comm_free(mp_comm *comm);
+
+/* After a step that can fail on some ranks only: the same status on all ranks, and on all of them the
+ * message of the lowest rank that failed.  Collective; one small allreduce where all is well. */
+mp_status mp_comm_agree(const mp_comm *comm, mp_status mine);
+
+/* MP_ERR_DIVERGED unless `value` is the same on all ranks.  Collective. */
+mp_status mp_comm_same(const mp_comm *comm, int64_t value, const char *what);
+
+/* MP_OK, or MP_ERR_MPI with the library's own text and `what`. */
+mp_status mp_mpi_check(int code, const char *what);
+
+/* `bytes` from `root` to all, in pieces an int can count.  Collective. */
+mp_status mp_comm_bcast(const mp_comm *comm, void *buffer, size_t bytes, int root);
+
+/* The same among the first ranks of the nodes, from the one of node `node`; others do not call it. */
+mp_status mp_comm_bcast_nodes(const mp_comm *comm, void *buffer, size_t bytes, int node);
+
+/* One message of any length from one rank to another, in pieces; both sides name the same length. */
+mp_status mp_comm_send(const mp_comm *comm, const void *buffer, size_t bytes, int to);
+mp_status mp_comm_receive(const mp_comm *comm, void *buffer, size_t bytes, int from);
+
+/* Sums in place over all ranks.  The order is the library's: only for counters and timings, never for
+ * a result (results are added in an order of their own).  Collective. */
+mp_status mp_comm_sum(const mp_comm *comm, double *values, int count);
+mp_status mp_comm_max(const mp_comm *comm, double *values, int count);
+mp_status mp_comm_min(const mp_comm *comm, double *values, int count);
+mp_status mp_comm_sum_int(const mp_comm *comm, int64_t *values, int count);
+
+/* Who sends how much to whom in an exchange between all ranks: [size] counts and starts, in elements. */
+typedef struct mp_exchange {
+    int *send_counts, *send_starts, *receive_counts, *receive_starts;
+    int64_t send_total, receive_total;
+} mp_exchange;
+
+/* Zeroed counts; then the caller sets the counts and calls mp_exchange_ready, which makes the starts
+ * (MP_ERR_NOFIT where the library's int cannot count an element). */
+mp_status mp_exchange_create(const mp_comm *comm, mp_exchange **exchange);
+mp_status mp_exchange_ready(const mp_comm *comm, mp_exchange *exchange);
+void mp_exchange_free(mp_exchange *exchange);
+
+/* The exchange itself, of elements of `type`.  Collective. */
+mp_status mp_comm_exchange(const mp_comm *comm, const mp_exchange *exchange, MPI_Datatype type,
+                           const void *send, void *receive);
+
+/* Bytes this rank has sent so far through the functions of this floor (a broadcast counts at its
+ * root, times the receivers). */
+int64_t mp_comm_bytes_moved(void);
+void mp_comm_count_bytes(int64_t bytes);
+
+/* [begin, end) of `count` items cut into `parts` contiguous shares of whole `unit`s, the first shares
+ * one unit longer where it does not divide; the last share ends at count. */
+void mp_share(int64_t count, int64_t unit, int64_t part, int64_t parts, int64_t *begin,
+              int64_t *end);
+
+/* Memory that the ranks of a node share: one copy per node.  Zeroed.  Collective over the node (call
+ * it on all ranks of the job).  Errors: MP_ERR_MPI where the node cannot give it. */
+typedef struct mp_shared {
+    void *base; /* the same memory on all ranks of the node */
+    size_t bytes;
+    MPI_Win window;
+} mp_shared;
+
+mp_status mp_shared_create(const mp_comm *comm, size_t bytes, const char *what, mp_shared **shared);
+void mp_shared_free(mp_shared *shared);
+
+/* What the ranks of this node wrote before is seen by all of them after.  Collective over the node. */
+mp_status mp_shared_fence(const mp_comm *comm, const mp_shared *shared);
+
+/* Largest sum of shared windows that were alive at once, bytes per node. */
+int64_t mp_shared_peak(void);
+
+/* Sum over ranks of the peak resident memory, a node's shared windows counted once.  Collective. */
+mp_status mp_comm_peak_bytes(const mp_comm *comm, int64_t *job, int64_t *largest_node);
+
+#endif

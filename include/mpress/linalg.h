@@ -1,0 +1,48 @@
+/* Dense linear algebra on one rank: the only module that calls BLAS and LAPACK.
+ * Floor 2: tensor.
+ *
+ * Matrices are row-major unless said otherwise; a leading dimension is the distance in elements
+ * between rows.  Sizes pass one gate to the library's 32-bit integers (MP_ERR_NOFIT). */
+#ifndef MPRESS_LINALG_H
+#define MPRESS_LINALG_H
+
+#include "mpress/error.h"
+
+#include <stdint.h>
+
+mp_status mp_to_blas_int(int64_t n, const char *what, int *out);
+
+/* C [m, n] = alpha op(A) op(B) + beta C, op(A) is [m, k], op(B) is [k, n]; trans != 0 transposes. */
+mp_status mp_sgemm(int trans_a, int trans_b, int64_t m, int64_t n, int64_t k, float alpha,
+                   const float *a, int64_t lda, const float *b, int64_t ldb, float beta, float *c,
+                   int64_t ldc);
+mp_status mp_dgemm(int trans_a, int trans_b, int64_t m, int64_t n, int64_t k, double alpha,
+                   const double *a, int64_t lda, const double *b, int64_t ldb, double beta, double *c,
+                   int64_t ldc);
+
+/* Upper triangle of C [n, n] = A^T A, A is [k, n]; the strict lower triangle is not touched. */
+mp_status mp_ssyrk(int64_t n, int64_t k, const float *a, int64_t lda, float *c, int64_t ldc);
+
+/* In place, lower triangle of the column-major A [n, n]: A = L L^T; the strict upper triangle is not
+ * touched.  *failed_at is 0, or the order (1-based) of the leading minor that is not positive definite. */
+mp_status mp_dpotrf(int64_t n, double *a, int64_t lda, int64_t *failed_at);
+
+/* In place inverse of an upper triangular A [n, n] with non-zero diagonal. */
+mp_status mp_dtrtri_upper(int64_t n, double *a, int64_t lda);
+
+/* Best rate of a square product in single or double precision, flop/s of this rank with its threads:
+ * best of three at order `n`. */
+mp_status mp_gemm_rate(int64_t n, int single, double *flops);
+
+/* Threads of BLAS and of our own OpenMP loops on this rank. */
+void mp_threads_set(int threads);
+int mp_threads(void);
+
+/* "OpenBLAS 0.3.21 ..., /usr/lib/.../libopenblas.so.0": the library's own words where it has any, and
+ * the file that sgemm was resolved to. */
+const char *mp_blas_description(void);
+
+/* Whether it looks like the reference BLAS: an order of magnitude slower in silence. */
+int mp_blas_is_reference(void);
+
+#endif

@@ -1,0 +1,78 @@
+/* A compression method is one file and one row of the table in method.c.
+ * Floor 6: method.
+ *
+ * A method works on one activation state at a time: the second moment of the state and all linear
+ * maps that read it.  Its work has two steps, so that the states of a block can be factorised side by
+ * side on groups of ranks, while the sweeps over rows use all ranks, one state after another. */
+#ifndef MPRESS_METHOD_H
+#define MPRESS_METHOD_H
+
+#include "mpress/arch.h"
+#include "mpress/masks.h"
+#include "mpress/moment.h"
+
+typedef struct mp_method_options {
+    mp_pattern pattern;
+    double damp;       /* added to the diagonal, as a share of its mean */
+    int64_t blocksize; /* columns of a lazy update; also the tile of the second moments */
+    int strict;        /* a fallback is an error */
+} mp_method_options;
+
+/* What happened to a state; the same on all ranks once the pipeline has agreed on it. */
+typedef struct mp_outcome {
+    double damping;  /* the share that was used; NaN where the method has none */
+    int64_t retries; /* factorisations that failed before */
+    int64_t dead;    /* channels that no calibration token excites */
+} mp_outcome;
+
+/* This rank's rows of the linear maps of one state, side by side and transposed, so that loops over
+ * rows run over neighbours.  Column j of all rows is weight[j * ld .. ). */
+typedef struct mp_problem {
+    const mp_comm *comm;
+    const mp_moment *moment; /* NULL where nothing was calibrated */
+    int64_t n;               /* d_in: columns that are there */
+    int64_t order;           /* n rounded up to whole blocks: columns of the arrays, zero beyond n */
+    int64_t ld;              /* local rows of all parts, each part padded to a multiple of 16 */
+    int parts;
+    mp_rows part[MP_MAX_LINEARS];      /* local rows of each linear map */
+    int64_t d_out[MP_MAX_LINEARS];     /* its rows on all ranks */
+    const char *name[MP_MAX_LINEARS];  /* "self_attn.q_proj" */
+    float *weight;     /* in/out [order][ld] */
+    float *difference; /* scratch [order][ld] for the method's use */
+} mp_problem;
+
+enum { MP_NEED_MOMENT = 1 };
+
+typedef struct mp_method {
+    const char *name;   /* as typed: "sparsegpt" */
+    const char *words;  /* for the help, a few words */
+    const char *source; /* the paper whose algorithm the file follows */
+    unsigned needs;
+
+    /* Whether the options fit a linear map of d_in columns; MP_ERR_ARG with the explanation. */
+    mp_status (*fits)(const mp_method_options *options, const char *name, int64_t d_in);
+
+    /* Works on the moment in place (a factorisation); NULL if there is nothing to do.  Collective over
+     * the grid of the moment only; the others return at once. */
+    mp_status (*prepare)(const mp_method_options *options, mp_moment *moment, mp_outcome *outcome);
+
+    /* Replaces the weights.  Collective over problem->comm; rows are independent but for what the
+     * method asks of all ranks. */
+    mp_status (*compress)(const mp_method_options *options, const mp_outcome *outcome,
+                          mp_problem *problem);
+} mp_method;
+
+/* NULL if there is no such method. */
+const mp_method *mp_method_find(const char *name);
+
+/* The i-th row, NULL past the last. */
+const mp_method *mp_method_at(int index);
+
+extern const mp_method mp_method_sparsegpt, mp_method_wanda, mp_method_magnitude;
+
+/* tr(W H W^T) and tr(D H D^T) of each part, H undamped: W = weight + difference, D = difference.
+ * Collective.  Uses the upper triangle of the moment, which `prepare` leaves alone.
+ * Cost: 2 n^2 flop per row. */
+mp_status mp_layer_error(const mp_problem *problem, double *energy, double *loss);
+
+#endif

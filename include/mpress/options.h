@@ -1,0 +1,57 @@
+/* Command lines as tables: one row per option, from which parsing, help, the manual and the record of
+ * a run all come.
+ * Floor 0: base. */
+#ifndef MPRESS_OPTIONS_H
+#define MPRESS_OPTIONS_H
+
+#include "mpress/error.h"
+
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+
+typedef enum mp_option_type {
+    MP_OPT_STRING, /* const char *: points into argv or at the default text */
+    MP_OPT_INT,    /* int64_t */
+    MP_OPT_DOUBLE, /* double */
+    MP_OPT_FLAG    /* int: 0, or 1 if given; takes no value */
+} mp_option_type;
+
+enum { MP_OPT_IDENTITY = 1 }; /* the option changes the result: part of a run's identity */
+
+typedef struct mp_option {
+    const char *name;  /* "--seqlen"; without dashes it is a positional argument, in table order */
+    const char *value; /* placeholder in the help, "L"; NULL for a flag */
+    const char *help;
+    const char *fallback; /* the default as text; NULL: a string stays NULL, a positional is required,
+                             a number is 0 */
+    mp_option_type type;
+    size_t offset; /* of the field in the configuration struct */
+    unsigned flags;
+} mp_option;
+
+/* A sub-command: its words, its rows (ended by name == NULL). */
+typedef struct mp_command_line {
+    const char *command; /* "compress" */
+    const char *summary; /* one line */
+    const mp_option *rows;
+} mp_command_line;
+
+/* Fills `config` with the defaults, then with what argv says.  argv[0] is the first word after the
+ * sub-command.  "--name value" and "--name=value" are both taken (a value that begins with "--"
+ * needs the second form); an option given twice, an unknown option, a missing value, a number that
+ * does not parse and a positional too many or too few are MP_ERR_ARG with a message that names the
+ * option, the value and what was expected. */
+mp_status mp_options_parse(const mp_command_line *line, int argc, char **argv, void *config);
+
+/* The help text of one sub-command. */
+void mp_options_help(const mp_command_line *line, FILE *to);
+
+/* The effective value of one row as text, for reports and the record in a checkpoint. */
+const char *mp_option_text(const mp_option *row, const void *config, char buffer[64]);
+
+/* Strict numbers: the whole text must parse.  0 on success, -1 otherwise. */
+int mp_parse_int(const char *text, int64_t *value);
+int mp_parse_double(const char *text, double *value);
+
+#endif

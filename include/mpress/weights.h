@@ -1,0 +1,46 @@
+/* The weights of one block, once per node, read in parallel; and the embedding and head by rows.
+ * Floor 4: model. */
+#ifndef MPRESS_WEIGHTS_H
+#define MPRESS_WEIGHTS_H
+
+#include "mpress/arch.h"
+#include "mpress/comm.h"
+#include "mpress/linear.h"
+#include "mpress/source.h"
+
+typedef struct mp_block {
+    const mp_arch *arch; /* borrowed */
+    int64_t index;       /* of the block whose weights are loaded, -1 before the first */
+    mp_linear linears[MP_MAX_LINEARS];
+    const float *norms[MP_MAX_VECTORS]; /* by role: MP_ATTN_NORM, ...; NULL if the family has none */
+    mp_dtype norm_dtypes[MP_MAX_VECTORS]; /* by role, as stored */
+    mp_shared *memory;                  /* all of the above in single precision */
+} mp_block;
+
+/* Room for one block, in memory the node shares.  Collective. */
+mp_status mp_block_create(const mp_comm *comm, const mp_arch *arch, mp_block **block);
+void mp_block_free(mp_block *block);
+
+/* Every tensor that the architecture names is there with its shape and a dtype of F32, F16 or BF16:
+ * checked for all blocks, embedding, norm and head before anything is computed.  Not collective.
+ * Errors: MP_ERR_FORMAT naming path, tensor, value and expectation. */
+mp_status mp_weights_check(const mp_arch *arch, const mp_source *source);
+
+/* Reads block `index` from `source`: each rank of a node its share of the rows of each tensor.
+ * A NaN or infinity in a weight is MP_ERR_FORMAT naming tensor, row and column.  Collective; the
+ * status is agreed.  Ends with a fence: all ranks of the node may read. */
+mp_status mp_block_load(mp_block *block, const mp_comm *comm, const mp_source *source,
+                        int64_t index);
+
+/* Tells the source that block `index` will be read next (no-op past the last). */
+void mp_block_prefetch(const mp_arch *arch, const mp_comm *comm, const mp_source *source,
+                       int64_t index);
+
+/* Rows `first` .. `first + count - 1` of a two-dimensional tensor in single precision, or rows
+ * ids[0..count) of it.  Not collective. */
+mp_status mp_weights_rows(const mp_source *source, const char *name, int64_t first, int64_t count,
+                          float *rows);
+mp_status mp_weights_gather(const mp_source *source, const char *name, const int32_t *ids,
+                            int64_t count, float *rows);
+
+#endif

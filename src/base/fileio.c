@@ -1,0 +1,268 @@
+#include "mpress/fileio.h"
+
+#include "mpress/memory.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+static mp_status io_error(const char *doing, const char *path)
+{
+    return mp_fail(MP_ERR_IO, "%s: %s failed: %s", path, doing, strerror(errno));
+}
+
+mp_status mp_file_pread(int fd, const char *path, void *buffer, size_t length, uint64_t offset)
+{
+    char *to = buffer;
+
+    while (length > 0) {
+        size_t piece = length < ((size_t)1 << 30) ? length : (size_t)1 << 30;
+        ssize_t got = pread(fd, to, piece, (off_t)offset);
+
+        if (got < 0 && errno == EINTR) continue;
+        if (got < 0) return io_error("reading", path);
+        if (got == 0)
+            return mp_fail(MP_ERR_FORMAT, "%s: the file ends %zu bytes before it should (offset %llu)",
+                           path, length, (unsigned long long)offset);
+        to += got;
+        offset += (uint64_t)got;
+        length -= (size_t)got;
+    }
+    return MP_OK;
+}
+
+mp_status mp_file_pwrite(int fd, const char *path, const void *buffer, size_t length,
+                         uint64_t offset)
+{
+    const char *from = buffer;
+
+    while (length > 0) {
+        size_t piece = length < ((size_t)1 << 30) ? length : (size_t)1 << 30;
+        ssize_t put = pwrite(fd, from, piece, (off_t)offset);
+
+        if (put < 0 && errno == EINTR) continue;
+        if (put < 0) return io_error("writing", path);
+        from += put;
+        offset += (uint64_t)put;
+        length -= (size_t)put;
+    }
+    return MP_OK;
+}
+
+mp_status mp_file_read(const char *path, size_t limit, char **bytes, size_t *length)
+{
+    mp_status st = MP_OK;
+    struct stat info;
+    char *buffer = NULL;
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+
+    if (fd < 0) return io_error("opening", path);
+    if (fstat(fd, &info) != 0) {
+        st = io_error("stat", path);
+        goto out;
+    }
+    if (!S_ISREG(info.st_mode)) {
+        st = mp_fail(MP_ERR_IO, "%s: not a regular file", path);
+        goto out;
+    }
+    if ((uint64_t)info.st_size > limit) {
+        st = mp_fail(MP_ERR_FORMAT, "%s: %lld bytes, expected at most %zu", path,
+                     (long long)info.st_size, limit);
+        goto out;
+    }
+    MP_GO(MP_NEW_RAW(buffer, info.st_size + 1, path));
+    MP_GO(mp_file_pread(fd, path, buffer, (size_t)info.st_size, 0));
+    buffer[info.st_size] = '\0';
+    *bytes = buffer;
+    *length = (size_t)info.st_size;
+    buffer = NULL;
+out:
+    mp_free(buffer);
+    close(fd);
+    return st;
+}
+
+static mp_status sync_directory_of(const char *path)
+{
+    char dir[4096];
+    const char *slash = strrchr(path, '/');
+    int fd, failed;
+
+    if (slash == NULL)
+        snprintf(dir, sizeof dir, ".");
+    else
+        snprintf(dir, sizeof dir, "%.*s", slash == path ? 1 : (int)(slash - path), path);
+    fd = open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (fd < 0) return io_error("opening", dir);
+    failed = fsync(fd) != 0 && errno != EINVAL; /* some file systems cannot sync a directory */
+    if (failed) io_error("fsync", dir);
+    close(fd);
+    return failed ? MP_ERR_IO : MP_OK;
+}
+
+mp_status mp_file_commit(const char *from, const char *to)
+{
+    int fd = open(from, O_RDONLY | O_CLOEXEC);
+
+    if (fd < 0) return io_error("opening", from);
+    if (fsync(fd) != 0) {
+        mp_status st = io_error("fsync", from);
+
+        close(fd);
+        return st;
+    }
+    close(fd);
+    if (rename(from, to) != 0) return io_error("renaming to its final name", from);
+    return sync_directory_of(to);
+}
+
+mp_status mp_file_write(const char *path, const void *bytes, size_t length)
+{
+    mp_status st;
+    char temporary[4096];
+    int fd;
+
+    if (snprintf(temporary, sizeof temporary, "%s.tmp", path) >= (int)sizeof temporary)
+        return mp_fail(MP_ERR_IO, "%s: the path is too long", path);
+    fd = open(temporary, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
+    if (fd < 0) return io_error("creating", temporary);
+    st = mp_file_pwrite(fd, temporary, bytes, length, 0);
+    if (close(fd) != 0 && st == MP_OK) st = io_error("closing", temporary);
+    if (st == MP_OK) st = mp_file_commit(temporary, path);
+    if (st != MP_OK) unlink(temporary);
+    return st;
+}
+
+mp_status mp_file_append_line(const char *path, const char *line)
+{
+    mp_status st = MP_OK;
+    FILE *file = fopen(path, "a");
+
+    if (file == NULL) return io_error("opening", path);
+    if (fprintf(file, "%s\n", line) < 0 || fflush(file) != 0 || fsync(fileno(file)) != 0)
+        st = io_error("writing", path);
+    if (fclose(file) != 0 && st == MP_OK) st = io_error("closing", path);
+    return st;
+}
+
+mp_status mp_file_copy(const char *from, const char *to)
+{
+    char *bytes = NULL;
+    size_t length = 0;
+    mp_status st = mp_file_read(from, SIZE_MAX / 2, &bytes, &length);
+
+    if (st == MP_OK) st = mp_file_write(to, bytes, length);
+    mp_free(bytes);
+    return st;
+}
+
+mp_status mp_directory_make(const char *path)
+{
+    char part[4096];
+    size_t length = strlen(path);
+
+    if (length >= sizeof part) return mp_fail(MP_ERR_IO, "%s: the path is too long", path);
+    memcpy(part, path, length + 1);
+    for (size_t i = 1; i <= length; i++) {
+        if (part[i] != '/' && part[i] != '\0') continue;
+        part[i] = '\0';
+        if (mkdir(part, 0777) != 0 && errno != EEXIST) return io_error("creating", part);
+        part[i] = path[i];
+    }
+    if (!mp_path_is_directory(path)) return mp_fail(MP_ERR_IO, "%s: not a directory", path);
+    return MP_OK;
+}
+
+static mp_status remove_directory(const char *path)
+{
+    mp_status st = MP_OK;
+    struct dirent *entry;
+    DIR *dir = opendir(path);
+
+    if (dir == NULL) return io_error("opening", path);
+    while (st == MP_OK && (entry = readdir(dir)) != NULL) {
+        char *child = NULL;
+
+        if (strcmp(entry->d_name, ".") == 0 || strcmp(entry->d_name, "..") == 0) continue;
+        st = mp_path_join(path, entry->d_name, &child);
+        if (st == MP_OK) st = mp_path_remove(child);
+        mp_free(child);
+    }
+    closedir(dir);
+    if (st == MP_OK && rmdir(path) != 0) st = io_error("removing", path);
+    return st;
+}
+
+mp_status mp_path_remove(const char *path)
+{
+    struct stat info;
+
+    if (lstat(path, &info) != 0) return errno == ENOENT ? MP_OK : io_error("stat", path);
+    if (S_ISDIR(info.st_mode)) return remove_directory(path);
+    return unlink(path) == 0 ? MP_OK : io_error("removing", path);
+}
+
+int mp_path_exists(const char *path)
+{
+    return access(path, F_OK) == 0;
+}
+
+int mp_path_is_directory(const char *path)
+{
+    struct stat info;
+
+    return stat(path, &info) == 0 && S_ISDIR(info.st_mode);
+}
+
+int mp_directory_is_empty(const char *path)
+{
+    struct dirent *entry;
+    int entries = 0;
+    DIR *dir = opendir(path);
+
+    if (dir == NULL) return !mp_path_exists(path);
+    while ((entry = readdir(dir)) != NULL)
+        entries += strcmp(entry->d_name, ".") != 0 && strcmp(entry->d_name, "..") != 0;
+    closedir(dir);
+    return entries == 0;
+}
+
+mp_status mp_path_join(const char *dir, const char *name, char **path)
+{
+    size_t n = strlen(dir), m = strlen(name);
+    int slash = n > 0 && dir[n - 1] != '/';
+
+    MP_TRY(mp_alloc((void **)path, (int64_t)(n + m) + 2, 1, 0, "a path"));
+    sprintf(*path, "%s%s%s", dir, slash ? "/" : "", name);
+    return MP_OK;
+}
+
+static uint32_t crc_table[256];
+
+/* One byte at a time, reflected polynomial 0x82f63b78 (RFC 3720, B.4). */
+static void build_crc_table(void)
+{
+    for (uint32_t i = 0; i < 256; i++) {
+        uint32_t c = i;
+
+        for (int bit = 0; bit < 8; bit++) c = (c >> 1) ^ (c & 1 ? 0x82f63b78u : 0);
+        crc_table[i] = c;
+    }
+}
+
+uint32_t mp_crc32c(uint32_t crc, const void *bytes, size_t length)
+{
+    static pthread_once_t built = PTHREAD_ONCE_INIT;
+    const unsigned char *p = bytes;
+
+    pthread_once(&built, build_crc_table);
+    crc = ~crc;
+    while (length-- > 0) crc = crc_table[(crc ^ *p++) & 0xff] ^ (crc >> 8);
+    return ~crc;
+}

@@ -1,0 +1,223 @@
+/* Hugging Face directories out. */
+#include "mpress/export.h"
+
+#include "hf.h"
+#include "mpress/fileio.h"
+#include "mpress/log.h"
+#include "mpress/memory.h"
+#include "pieces.h"
+#include "reserve.h"
+#include "shards.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+static const int64_t DEFAULT_SHARD_BYTES = 5000000000; /* what the hub's own tools wrote for years */
+
+typedef struct exporter {
+    const mp_comm *comm;
+    const mp_source *source;
+    char *target, *temporary; /* owned */
+    mp_shards shards;
+    int *fds;      /* [shards] -1 until this rank writes there */
+    void *buffer;  /* MP_PIECE_BYTES */
+} exporter;
+
+static mp_status shard_path(const exporter *e, int64_t shard, char **path)
+{
+    return mp_path_join(e->temporary, e->shards.shard[shard].name, path);
+}
+
+/* Header and room for the data. */
+static mp_status begin_shard(const exporter *e, int64_t s)
+{
+    const mp_shard *shard = &e->shards.shard[s];
+    char *path = NULL;
+    int fd = -1;
+    mp_status st;
+
+    MP_TRY(shard_path(e, s, &path));
+    fd = open(path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
+    if (fd < 0) MP_GO(mp_fail(MP_ERR_IO, "%s: creating failed: %s", path, strerror(errno)));
+    MP_GO(mp_reserve(fd, path, shard->size));
+    MP_GO(mp_file_pwrite(fd, path, shard->header, shard->header_length, 0));
+    if (fsync(fd) != 0) st = mp_fail(MP_ERR_IO, "%s: fsync failed: %s", path, strerror(errno));
+out:
+    if (fd >= 0 && close(fd) != 0 && st == MP_OK)
+        st = mp_fail(MP_ERR_IO, "%s: closing failed: %s", path, strerror(errno));
+    mp_free(path);
+    return st;
+}
+
+static mp_status write_index(const exporter *e)
+{
+    char *text = NULL, *path = NULL;
+    mp_status st;
+
+    if (e->shards.count < 2) return MP_OK;
+    MP_GO(mp_shards_index(&e->shards, e->source, &text));
+    MP_GO(mp_path_join(e->temporary, "model.safetensors.index.json", &path));
+    MP_GO(mp_file_write(path, text, strlen(text)));
+out:
+    mp_free(text);
+    mp_free(path);
+    return st;
+}
+
+/* Rank 0: the temporary directory with everything but the data. */
+static mp_status prepare(const exporter *e, mp_companions companions, const void *context)
+{
+    if (!mp_directory_is_empty(e->target))
+        return mp_fail(MP_ERR_ARG, "%s: is there already, expected an empty or a new directory",
+                       e->target);
+    MP_TRY(mp_path_remove(e->temporary)); /* what a killed export left */
+    MP_TRY(mp_directory_make(e->temporary));
+    MP_TRY(companions(e->temporary, context));
+    for (int64_t s = 0; s < e->shards.count; s++) MP_TRY(begin_shard(e, s));
+    return write_index(e);
+}
+
+static mp_status write_piece(const exporter *e, int64_t s, int64_t tensor, int64_t place,
+                             const mp_piece *piece)
+{
+    const mp_source *source = e->source;
+    char *path = NULL;
+    mp_status st;
+
+    MP_TRY(source->read(source->self, tensor, piece->begin, piece->length, e->buffer));
+    MP_TRY(shard_path(e, s, &path));
+    if (e->fds[s] < 0) e->fds[s] = open(path, O_WRONLY | O_CLOEXEC);
+    if (e->fds[s] < 0)
+        st = mp_fail(MP_ERR_IO, "%s: opening failed: %s", path, strerror(errno));
+    else
+        st = mp_file_pwrite(e->fds[s], path, e->buffer, (size_t)piece->length,
+                            (uint64_t)(place + piece->begin));
+    mp_free(path);
+    return st;
+}
+
+/* All pieces of all tensors are dealt to the ranks in turn; `dealt` counts them. */
+static mp_status write_tensor(const exporter *e, int64_t s, int64_t i, int64_t *dealt)
+{
+    const int64_t tensor = e->shards.order[i];
+    const mp_tensor_info *info = e->source->at(e->source->self, tensor);
+    mp_pieces pieces;
+
+    mp_pieces_cut(info, &pieces);
+    for (int64_t p = 0; p < pieces.count; p++) {
+        mp_piece piece;
+
+        if ((*dealt)++ % e->comm->size != e->comm->rank) continue;
+        mp_pieces_at(info, &pieces, p, &piece);
+        MP_TRY(write_piece(e, s, tensor, e->shards.begin[i], &piece));
+    }
+    return MP_OK;
+}
+
+static mp_status write_data(const exporter *e)
+{
+    int64_t dealt = 0, bytes = 0;
+
+    for (int64_t s = 0; s < e->shards.count; s++) {
+        const mp_shard *shard = &e->shards.shard[s];
+
+        for (int64_t i = shard->first; i < shard->first + shard->count; i++) {
+            MP_TRY(write_tensor(e, s, i, &dealt));
+            bytes += mp_tensor_bytes(e->source->at(e->source->self, e->shards.order[i]));
+            mp_progress((double)bytes, (double)e->shards.total, "writing safetensors");
+        }
+    }
+    return MP_OK;
+}
+
+/* Every rank syncs what it wrote: on a network file system only its own host can. */
+static mp_status close_shards(const exporter *e, mp_status st)
+{
+    for (int64_t s = 0; e->fds != NULL && s < e->shards.count; s++) {
+        if (e->fds[s] < 0) continue;
+        if (st == MP_OK && fsync(e->fds[s]) != 0)
+            st = mp_fail(MP_ERR_IO, "%s/%s: fsync failed: %s", e->temporary,
+                         e->shards.shard[s].name, strerror(errno));
+        close(e->fds[s]);
+    }
+    return st;
+}
+
+/* The names of a directory, without a slash at the end: the rename needs its parent. */
+static mp_status set_names(exporter *e, const char *dir)
+{
+    size_t length = strlen(dir);
+
+    while (length > 1 && dir[length - 1] == '/') length--;
+    MP_TRY(mp_alloc((void **)&e->target, (int64_t)length + 1, 1, 1, "a path"));
+    memcpy(e->target, dir, length);
+    MP_TRY(mp_alloc((void **)&e->temporary, (int64_t)(length + sizeof MP_EXPORT_SUFFIX), 1, 0,
+                    "a path"));
+    sprintf(e->temporary, "%s%s", e->target, MP_EXPORT_SUFFIX);
+    return MP_OK;
+}
+
+static mp_status plan(exporter *e, const char *dir, int64_t shard_bytes)
+{
+    MP_TRY(set_names(e, dir));
+    MP_TRY(mp_shards_plan(e->source, shard_bytes > 0 ? shard_bytes : DEFAULT_SHARD_BYTES,
+                          &e->shards));
+    MP_TRY(MP_NEW(e->fds, e->shards.count, "the shards of an export"));
+    for (int64_t s = 0; s < e->shards.count; s++) e->fds[s] = -1;
+    return mp_alloc(&e->buffer, MP_PIECE_BYTES, 1, 0, "a piece of a tensor");
+}
+
+/* The parts before the rename, each agreed on before the next begins. */
+static mp_status fill(exporter *e, mp_companions companions, const void *context)
+{
+    const mp_comm *comm = e->comm;
+
+    MP_TRY(mp_comm_agree(comm, comm->rank == 0 ? prepare(e, companions, context) : MP_OK));
+    return mp_comm_agree(comm, close_shards(e, write_data(e)));
+}
+
+/* Rank 0: the directory gets its name, or what there is of it is removed. */
+static mp_status finish(const exporter *e, mp_status st)
+{
+    mp_status done = st == MP_OK ? mp_file_commit(e->temporary, e->target) : st;
+
+    if (done == MP_OK) return MP_OK;
+    /* renamed, but its parent could not be synced: it does not count */
+    if (st == MP_OK && !mp_path_exists(e->temporary)) (void)mp_path_remove(e->target);
+    (void)mp_path_remove(e->temporary);
+    return done;
+}
+
+mp_status mp_hf_write(const mp_comm *comm, const mp_source *source, mp_companions companions,
+                      const void *context, const char *dir, int64_t shard_bytes)
+{
+    exporter e = {.comm = comm, .source = source};
+    mp_status st;
+
+    MP_GO(mp_comm_agree(comm, plan(&e, dir, shard_bytes)));
+    st = fill(&e, companions, context);
+    mp_progress_end();
+    MP_GO(mp_comm_agree(comm, comm->rank == 0 ? finish(&e, st) : st));
+out:
+    mp_shards_free(&e.shards);
+    mp_free(e.fds);
+    mp_free(e.buffer);
+    mp_free(e.target);
+    mp_free(e.temporary);
+    return st;
+}
+
+/* The companions of an export are the assets of the model. */
+static mp_status copy_companions(const char *dir, const void *assets)
+{
+    return mp_assets_copy(assets, dir);
+}
+
+mp_status mp_export(const mp_comm *comm, const mp_source *source, const char *assets,
+                    const char *dir, int64_t shard_bytes)
+{
+    return mp_hf_write(comm, source, copy_companions, assets, dir, shard_bytes);
+}

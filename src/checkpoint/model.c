@@ -1,0 +1,74 @@
+/* A model to read, whatever it is kept as. */
+#include "mpress/checkpoint.h"
+#include "mpress/fileio.h"
+#include "mpress/memory.h"
+#include "mpress/safetensors.h"
+
+#include <stdio.h>
+#include <string.h>
+
+enum { CONFIG_LIMIT = 16 << 20, SAMPLE_BYTES = 4096 };
+
+mp_status mp_model_open(const char *path, mp_source **source, char **assets)
+{
+    char *place = NULL;
+    mp_status st;
+
+    if (!mp_path_is_directory(path))
+        return mp_fail(MP_ERR_IO, "%s: not a directory, expected a model (config.json and weights) or "
+                                  "a checkpoint",
+                       path);
+    if (mp_checkpoint_is(path)) {
+        MP_TRY(mp_path_join(path, "assets", &place));
+        st = mp_checkpoint_open(path, source);
+    } else {
+        MP_TRY(mp_strdup(path, &place));
+        st = mp_safetensors_open(path, source);
+    }
+    if (st == MP_OK)
+        *assets = place;
+    else
+        mp_free(place);
+    return st;
+}
+
+/* Name, dtype, shape and the first bytes of a tensor. */
+static mp_status add_tensor(const mp_source *source, int64_t index, uint32_t *crc)
+{
+    const mp_tensor_info *info = source->at(source->self, index);
+    const char *dtype = mp_dtype_name(info->dtype);
+    int64_t bytes = mp_tensor_bytes(info);
+    char sample[SAMPLE_BYTES];
+
+    if (bytes > SAMPLE_BYTES) bytes = SAMPLE_BYTES;
+    MP_TRY(source->read(source->self, index, 0, bytes, sample));
+    *crc = mp_crc32c(*crc, info->name, strlen(info->name) + 1);
+    *crc = mp_crc32c(*crc, dtype, strlen(dtype) + 1);
+    *crc = mp_crc32c(*crc, info->shape, (size_t)info->ndim * sizeof info->shape[0]);
+    *crc = mp_crc32c(*crc, sample, (size_t)bytes);
+    return MP_OK;
+}
+
+static mp_status add_config(const char *assets, uint32_t *crc)
+{
+    char *path = NULL, *text = NULL;
+    size_t length = 0;
+    mp_status st;
+
+    MP_TRY(mp_path_join(assets, "config.json", &path));
+    st = mp_file_read(path, CONFIG_LIMIT, &text, &length);
+    if (st == MP_OK) *crc = mp_crc32c(0, text, length);
+    mp_free(text);
+    mp_free(path);
+    return st;
+}
+
+mp_status mp_model_identity(const mp_source *source, const char *assets, char identity[16])
+{
+    uint32_t crc = 0;
+
+    MP_TRY(add_config(assets, &crc));
+    for (int64_t i = 0; i < source->count; i++) MP_TRY(add_tensor(source, i, &crc));
+    snprintf(identity, 16, "%08x", crc);
+    return MP_OK;
+}

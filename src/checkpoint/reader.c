@@ -1,0 +1,303 @@
+/* A checkpoint as a source of tensors.
+ *
+ * HDF5 is asked once, at opening, what each file holds and where; the data sets are contiguous, so the
+ * tensors are then read by their offsets, without the library: any range, from any number of ranks. */
+#include "mpress/checkpoint.h"
+
+#include "journal.h"
+#include "model_file.h"
+#include "mpress/fileio.h"
+#include "mpress/memory.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+typedef struct stored_file {
+    char *path;
+    int fd;
+    int64_t size;
+} stored_file;
+
+typedef struct stored_tensor {
+    mp_tensor_info info; /* info.name is owned */
+    int64_t file, offset;
+} stored_tensor;
+
+typedef struct reader {
+    char *dir;
+    stored_file *files; /* [n_files]: the blocks, then the rest */
+    int64_t n_files;
+    stored_tensor *tensors; /* [room], in the order of names */
+    int64_t count, room;
+} reader;
+
+static void reader_close(void *self)
+{
+    reader *r = self;
+
+    if (r == NULL) return;
+    for (int64_t f = 0; r->files != NULL && f < r->n_files; f++) {
+        if (r->files[f].fd >= 0) close(r->files[f].fd);
+        mp_free(r->files[f].path);
+    }
+    mp_free(r->files);
+    for (int64_t i = 0; i < r->count; i++) mp_free((char *)r->tensors[i].info.name);
+    mp_free(r->tensors);
+    mp_free(r->dir);
+    mp_free(r);
+}
+
+static const mp_tensor_info *reader_at(void *self, int64_t index)
+{
+    const reader *r = self;
+
+    return &r->tensors[index].info;
+}
+
+static mp_status reader_read(void *self, int64_t index, int64_t begin, int64_t length, void *to)
+{
+    const reader *r = self;
+    const stored_tensor *t = &r->tensors[index];
+    const stored_file *file = &r->files[t->file];
+    int64_t bytes = mp_tensor_bytes(&t->info);
+
+    if (begin < 0 || length < 0 || length > bytes || begin > bytes - length)
+        return mp_fail(MP_ERR_INTERNAL, "%s: tensor \"%s\": %lld bytes at %lld, but it has %lld",
+                       file->path, t->info.name, (long long)length, (long long)begin,
+                       (long long)bytes);
+    return mp_file_pread(file->fd, file->path, to, (size_t)length, (uint64_t)(t->offset + begin));
+}
+
+static void reader_prefetch(void *self, int64_t index)
+{
+    const reader *r = self;
+    const stored_tensor *t = &r->tensors[index];
+
+    (void)posix_fadvise(r->files[t->file].fd, t->offset, mp_tensor_bytes(&t->info),
+                        POSIX_FADV_WILLNEED);
+}
+
+/* Room for one more. */
+static mp_status grow(reader *r)
+{
+    int64_t room = r->room > 0 ? 2 * r->room : 256;
+    stored_tensor *larger = NULL;
+
+    if (r->count < r->room) return MP_OK;
+    MP_TRY(MP_NEW(larger, room, "the list of tensors"));
+    if (r->count > 0) memcpy(larger, r->tensors, (size_t)r->count * sizeof *larger);
+    mp_free(r->tensors);
+    r->tensors = larger;
+    r->room = room;
+    return MP_OK;
+}
+
+/* Where the walk through a file is. */
+typedef struct walk {
+    reader *r;
+    int64_t file;
+    const char *prefix; /* "model.layers.3." or "" */
+    int is_block;
+} walk;
+
+/* Takes data set `name` ("self_attn.q_proj.weight") of a file into the list.  The masks of a block are
+ * not part of the model. */
+static mp_status add_set(const walk *w, hid_t set, const char *name)
+{
+    reader *r = w->r;
+    const stored_file *file = &r->files[w->file];
+    stored_tensor t = {.file = w->file};
+    size_t length = strlen(name);
+    char *full = NULL;
+    int64_t bytes;
+
+    if (w->is_block && length > 5 && strcmp(name + length - 5, ".mask") == 0) return MP_OK;
+    MP_TRY(mp_h5_describe(set, file->path, name, &t.info, &t.offset));
+    bytes = mp_tensor_bytes(&t.info);
+    if (t.offset > file->size - bytes)
+        return mp_fail(MP_ERR_FORMAT, "%s: tensor \"%s\": %lld bytes at %lld, but the file has %lld",
+                       file->path, name, (long long)bytes, (long long)t.offset,
+                       (long long)file->size);
+    MP_TRY(grow(r));
+    MP_TRY(mp_alloc((void **)&full, (int64_t)(strlen(w->prefix) + length + 1), 1, 0, "a name"));
+    sprintf(full, "%s%s", w->prefix, name);
+    t.info.name = full;
+    r->tensors[r->count++] = t;
+    return MP_OK;
+}
+
+static mp_status walk_group(const walk *w, hid_t group, const char *group_name);
+
+/* Member `member` of a group: a data set, or (at the top) a group of data sets. */
+static mp_status add_member(const walk *w, hid_t group, const char *group_name, const char *member)
+{
+    const char *path = w->r->files[w->file].path;
+    hid_t object = H5Oopen(group, member, H5P_DEFAULT);
+    H5I_type_t type;
+    char *name = NULL;
+    mp_status st;
+
+    if (object < 0) return mp_h5_fail(MP_ERR_FORMAT, path, "opening a member");
+    type = H5Iget_type(object);
+    MP_GO(mp_alloc((void **)&name, (int64_t)(strlen(group_name) + strlen(member) + 2), 1, 0, "a name"));
+    sprintf(name, "%s%s%s", group_name, group_name[0] != '\0' ? "." : "", member);
+    if (type == H5I_DATASET)
+        st = add_set(w, object, name);
+    else if (type == H5I_GROUP && group_name[0] == '\0')
+        st = walk_group(w, object, name);
+    else
+        st = mp_fail(MP_ERR_FORMAT, "%s: \"%s\" is no data set", path, name);
+out:
+    H5Oclose(object);
+    mp_free(name);
+    return st;
+}
+
+static mp_status walk_group(const walk *w, hid_t group, const char *group_name)
+{
+    const char *path = w->r->files[w->file].path;
+    H5G_info_t info;
+
+    if (H5Gget_info(group, &info) < 0) return mp_h5_fail(MP_ERR_FORMAT, path, "reading a group");
+    for (hsize_t i = 0; i < info.nlinks; i++) {
+        char member[1024];
+        ssize_t length = H5Lget_name_by_idx(group, ".", H5_INDEX_NAME, H5_ITER_INC, i, member,
+                                            sizeof member, H5P_DEFAULT);
+
+        if (length < 0 || (size_t)length >= sizeof member)
+            return mp_h5_fail(MP_ERR_FORMAT, path, "reading a name");
+        MP_TRY(add_member(w, group, group_name, member));
+    }
+    return MP_OK;
+}
+
+static mp_status open_plain(stored_file *file, int64_t bytes)
+{
+    struct stat info;
+
+    file->fd = open(file->path, O_RDONLY | O_CLOEXEC);
+    if (file->fd < 0 || fstat(file->fd, &info) != 0)
+        return mp_fail(MP_ERR_IO, "%s: opening failed: %s", file->path, strerror(errno));
+    file->size = info.st_size;
+    if (file->size == bytes) return MP_OK;
+    return mp_fail(MP_ERR_FORMAT, "%s: %lld bytes, expected the %lld of the journal", file->path,
+                   (long long)file->size, (long long)bytes);
+}
+
+/* The tensors of one file, of `bytes` by the journal. */
+static mp_status read_file(const walk *w, int64_t bytes)
+{
+    stored_file *file = &w->r->files[w->file];
+    hid_t h5 = -1;
+    mp_status st;
+
+    MP_TRY(open_plain(file, bytes));
+    MP_TRY(mp_h5_open(file->path, &h5));
+    st = mp_format_check(h5, file->path);
+    if (st == MP_OK) st = walk_group(w, h5, "");
+    return mp_h5_close(file->path, &h5, st);
+}
+
+static mp_status read_block(reader *r, int64_t block, const mp_journal *journal)
+{
+    char prefix[256];
+    const walk w = {.r = r, .file = block, .prefix = prefix, .is_block = 1};
+
+    mp_arch_tensor_name(block, "", prefix);
+    MP_TRY(mp_block_path(r->dir, block, &r->files[block].path));
+    return read_file(&w, journal->blocks[block]);
+}
+
+static mp_status read_rest(reader *r, const mp_journal *journal)
+{
+    const walk w = {.r = r, .file = r->n_files - 1, .prefix = ""};
+
+    MP_TRY(mp_rest_path(r->dir, &r->files[w.file].path));
+    return read_file(&w, journal->rest);
+}
+
+static int by_name(const void *left, const void *right)
+{
+    return strcmp(((const stored_tensor *)left)->info.name, ((const stored_tensor *)right)->info.name);
+}
+
+static mp_status sort_tensors(reader *r)
+{
+    if (r->count == 0) return mp_fail(MP_ERR_FORMAT, "%s: no tensor in the checkpoint", r->dir);
+    qsort(r->tensors, (size_t)r->count, sizeof *r->tensors, by_name);
+    for (int64_t i = 1; i < r->count; i++)
+        if (by_name(&r->tensors[i - 1], &r->tensors[i]) == 0)
+            return mp_fail(MP_ERR_FORMAT, "%s: tensor \"%s\" is there twice, in %s and %s", r->dir,
+                           r->tensors[i].info.name, r->files[r->tensors[i - 1].file].path,
+                           r->files[r->tensors[i].file].path);
+    return MP_OK;
+}
+
+static mp_status check_complete(const char *dir, const mp_journal *journal)
+{
+    int64_t first = -1, done = 0;
+
+    for (int64_t b = 0; b < journal->n_blocks; b++) {
+        done += journal->blocks[b] >= 0;
+        if (journal->blocks[b] < 0 && first < 0) first = b;
+    }
+    if (first >= 0)
+        return mp_fail(MP_ERR_FORMAT,
+                       "%s: the run is not finished: %lld of %lld blocks are there, block %lld is "
+                       "missing",
+                       dir, (long long)done, (long long)journal->n_blocks, (long long)first);
+    if (journal->rest < 0)
+        return mp_fail(MP_ERR_FORMAT, "%s: the journal does not name blocks/rest.h5", dir);
+    return MP_OK;
+}
+
+static mp_status read_all(reader *r)
+{
+    mp_journal journal;
+    int64_t n_blocks = 0;
+    mp_status st;
+
+    MP_TRY(mp_model_file_read(r->dir, &n_blocks, NULL));
+    MP_TRY(mp_journal_read(r->dir, n_blocks, &journal));
+    MP_GO(check_complete(r->dir, &journal));
+    MP_GO(MP_NEW(r->files, n_blocks + 1, "the files of a checkpoint"));
+    r->n_files = n_blocks + 1;
+    for (int64_t f = 0; f < r->n_files; f++) r->files[f].fd = -1;
+    for (int64_t b = 0; b < n_blocks; b++) MP_GO(read_block(r, b, &journal));
+    MP_GO(read_rest(r, &journal));
+    MP_GO(sort_tensors(r));
+out:
+    mp_journal_free(&journal);
+    return st;
+}
+
+mp_status mp_checkpoint_open(const char *dir, mp_source **source)
+{
+    reader *r = NULL;
+    mp_source *made = NULL;
+    mp_status st;
+
+    MP_GO(MP_NEW(made, 1, "a source of tensors"));
+    MP_GO(MP_NEW(r, 1, "a source of tensors"));
+    MP_GO(mp_strdup(dir, &r->dir));
+    MP_GO(read_all(r));
+    *made = (mp_source){.self = r,
+                        .path = r->dir,
+                        .count = r->count,
+                        .at = reader_at,
+                        .read = reader_read,
+                        .prefetch = reader_prefetch,
+                        .close = reader_close};
+    *source = made;
+    made = NULL;
+    r = NULL;
+out:
+    mp_free(made);
+    reader_close(r);
+    return st;
+}

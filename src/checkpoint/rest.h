@@ -1,0 +1,24 @@
+/* What stands outside the blocks: embedding, final norm, head, and whatever else a model carries.
+ * Floor 7: checkpoint; for the files of src/checkpoint only. */
+#ifndef MPRESS_REST_H
+#define MPRESS_REST_H
+
+#include "mpress/arch.h"
+#include "mpress/comm.h"
+#include "mpress/source.h"
+
+/* A tensor of `source` that no block of `arch` names, by its index. */
+typedef struct mp_rest {
+    int64_t *index; /* [count], ascending; owned (mp_free) */
+    int64_t count;
+} mp_rest;
+
+/* Local; the same on all ranks. */
+mp_status mp_rest_list(const mp_arch *arch, const mp_source *source, mp_rest *rest);
+
+/* Copies those tensors to the HDF5 file `path`: the ranks in turn read pieces of at most 64 MiB and
+ * write them.  *bytes is the size of the file.  Collective; the status is agreed. */
+mp_status mp_rest_write(const mp_comm *comm, const char *path, const mp_source *source,
+                        const mp_rest *rest, int64_t *bytes);
+
+#endif

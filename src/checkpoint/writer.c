@@ -1,0 +1,142 @@
+#include "writer.h"
+
+#include "mpress/fileio.h"
+#include "mpress/memory.h"
+#include "reserve.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+static void forget(mp_writer *w)
+{
+    mp_free(w->path);
+    mp_free(w->temporary);
+    w->path = w->temporary = NULL;
+}
+
+/* The space that the layout has given out. */
+static mp_status reserve_file(const char *path)
+{
+    struct stat info;
+    int fd = open(path, O_RDWR | O_CLOEXEC);
+    mp_status st;
+
+    if (fd < 0 || fstat(fd, &info) != 0) {
+        st = mp_fail(MP_ERR_IO, "%s: opening failed: %s", path, strerror(errno));
+        if (fd >= 0) close(fd);
+        return st;
+    }
+    st = mp_reserve(fd, path, info.st_size);
+    close(fd);
+    return st;
+}
+
+/* An empty file in place of one that a killed run may have left.  By hand, because the system's reason
+ * is plainer than HDF5's. */
+static mp_status start_file(const char *path)
+{
+    int fd;
+
+    MP_TRY(mp_path_remove(path));
+    fd = open(path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
+    if (fd < 0) return mp_fail(MP_ERR_IO, "%s: creating failed: %s", path, strerror(errno));
+    close(fd);
+    return MP_OK;
+}
+
+static mp_status lay_out(const char *path, mp_layout layout, const void *context)
+{
+    hid_t file = -1;
+    mp_status st = start_file(path);
+
+    if (st == MP_OK) st = mp_h5_create(path, &file);
+    if (st == MP_OK) st = layout(file, path, context);
+    st = mp_h5_close(path, &file, st);
+    return st == MP_OK ? reserve_file(path) : st;
+}
+
+/* Every rank looks before all open the file together, because a rank that cannot (another host, no
+ * shared file system) would leave the others waiting. */
+static mp_status look(const char *path)
+{
+    int fd = open(path, O_RDWR | O_CLOEXEC);
+
+    if (fd < 0)
+        return mp_fail(MP_ERR_IO,
+                       "%s: opening failed: %s (every rank must see the directory of the checkpoint)",
+                       path, strerror(errno));
+    close(fd);
+    return MP_OK;
+}
+
+static mp_status begin(mp_writer *w, mp_layout layout, const void *context)
+{
+    mp_status st = w->comm->rank == 0 ? lay_out(w->temporary, layout, context) : MP_OK;
+
+    MP_TRY(mp_comm_agree(w->comm, st));
+    MP_TRY(mp_comm_agree(w->comm, look(w->temporary)));
+    return mp_comm_agree(w->comm, mp_h5_open_shared(w->comm, w->temporary, &w->file));
+}
+
+static mp_status set_names(mp_writer *w, const char *path)
+{
+    MP_TRY(mp_strdup(path, &w->path));
+    MP_TRY(mp_alloc((void **)&w->temporary, (int64_t)strlen(path) + 5, 1, 0, "a path"));
+    sprintf(w->temporary, "%s.tmp", path);
+    return MP_OK;
+}
+
+mp_status mp_writer_open(mp_writer *writer, const mp_comm *comm, const char *path, mp_layout layout,
+                         const void *context)
+{
+    mp_status st;
+
+    *writer = (mp_writer){.comm = comm, .file = -1};
+    st = mp_comm_agree(comm, set_names(writer, path));
+    if (st == MP_OK) st = begin(writer, layout, context);
+    if (st == MP_OK) return MP_OK;
+    if (comm->rank == 0 && writer->temporary != NULL) unlink(writer->temporary);
+    forget(writer);
+    return st;
+}
+
+/* Flushes on every node; all ranks make both calls whatever has become of their part. */
+static mp_status close_shared(mp_writer *w, mp_status st)
+{
+    if (st == MP_OK && H5Fflush(w->file, H5F_SCOPE_GLOBAL) < 0)
+        st = mp_h5_fail(MP_ERR_IO, w->temporary, "flushing");
+    return mp_comm_agree(w->comm, mp_h5_close(w->temporary, &w->file, st));
+}
+
+static mp_status rename_file(const mp_writer *w, int64_t *bytes)
+{
+    struct stat info;
+    mp_status st;
+
+    if (stat(w->temporary, &info) != 0)
+        return mp_fail(MP_ERR_IO, "%s: stat failed: %s", w->temporary, strerror(errno));
+    *bytes = info.st_size;
+    st = mp_file_commit(w->temporary, w->path);
+    /* renamed, but the directory could not be synced: it does not count */
+    if (st != MP_OK && !mp_path_exists(w->temporary)) unlink(w->path);
+    return st;
+}
+
+mp_status mp_writer_commit(mp_writer *writer, mp_status mine, int64_t *bytes)
+{
+    mp_status st = mp_comm_agree(writer->comm, mine), done = MP_OK;
+
+    st = close_shared(writer, st);
+    if (writer->comm->rank == 0) {
+        if (st == MP_OK) done = rename_file(writer, bytes);
+        if (st != MP_OK || done != MP_OK) unlink(writer->temporary);
+    }
+    if (st == MP_OK) st = mp_comm_agree(writer->comm, done);
+    if (st == MP_OK) st = mp_comm_bcast(writer->comm, bytes, sizeof *bytes, 0);
+    forget(writer);
+    return st;
+}

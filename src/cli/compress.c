@@ -1,0 +1,101 @@
+#include "commands.h"
+
+#include "mpress/driver.h"
+#include "startup.h"
+
+#include <stddef.h>
+
+#define AT(field) offsetof(mp_job, field)
+
+static const mp_option rows[] = {
+    {"MODEL", NULL, "Hugging Face directory (or a finished OUT)", NULL, MP_OPT_STRING, AT(model),
+     MP_OPT_IDENTITY},
+    {"OUT", NULL, "directory of the checkpoint to make", NULL, MP_OPT_STRING, AT(out), 0},
+    {"--method", "NAME", "sparsegpt, wanda or magnitude", "sparsegpt", MP_OPT_STRING, AT(method),
+     MP_OPT_IDENTITY},
+    {"--sparsity", "S", "share to remove, 0.5, or N of every M, 2:4", "0.5", MP_OPT_STRING,
+     AT(sparsity), MP_OPT_IDENTITY},
+    {"--calib", "FILE", "calibration data: .txt, .jsonl (key text) or .safetensors (tensor tokens)",
+     NULL, MP_OPT_STRING, AT(calib), MP_OPT_IDENTITY},
+    {"--nsamples", "N", "windows; 0: all of a token file, 128 of a text", "0", MP_OPT_INT,
+     AT(nsamples), MP_OPT_IDENTITY},
+    {"--seqlen", "L", "tokens per window; 0: as the token file has, 2048 for a text", "0", MP_OPT_INT,
+     AT(seqlen), MP_OPT_IDENTITY},
+    {"--seed", "S", "of the draw of windows", "0", MP_OPT_INT, AT(seed), MP_OPT_IDENTITY},
+    {"--bos", "WHEN", "auto: where the tokenizer adds it; on: first token of each window; off",
+     "auto", MP_OPT_STRING, AT(bos), MP_OPT_IDENTITY},
+    {"--state-ratio", "R", "normalised states count the first R of each window (state-aware length)",
+     "1.0", MP_OPT_DOUBLE, AT(state_ratio), MP_OPT_IDENTITY},
+    {"--propagate", "ORDER", "block, linear (true sequential) or dense", "block", MP_OPT_STRING,
+     AT(propagate), MP_OPT_IDENTITY},
+    {"--damp", "D", "damping, as a share of the Hessian's mean diagonal", "0.01", MP_OPT_DOUBLE,
+     AT(damp), MP_OPT_IDENTITY},
+    {"--blocksize", "B", "columns of a lazy update, and tile of the Hessians", "128", MP_OPT_INT,
+     AT(blocksize), MP_OPT_IDENTITY},
+    {"--skip", "REGEX", "leave linear maps dense whose name matches (model.layers.3.mlp.up_proj)",
+     NULL, MP_OPT_STRING, AT(skip), MP_OPT_IDENTITY},
+    {"--blocks", "A:B", "compress blocks A to B - 1 only", NULL, MP_OPT_STRING, AT(blocks),
+     MP_OPT_IDENTITY},
+    {"--strict", NULL, "turn every fallback (a damping retry) into an error", NULL, MP_OPT_FLAG,
+     AT(strict), MP_OPT_IDENTITY},
+    {"--eval", "FILE", "perplexity on this text or token file, before and after", NULL, MP_OPT_STRING,
+     AT(eval), 0},
+    {"--eval-seqlen", "L", "tokens per evaluation window; 0: as the calibration, else 2048", "0",
+     MP_OPT_INT, AT(eval_seqlen), 0},
+    {"--max-windows", "N", "evaluate at most so many windows; 0: all", "0", MP_OPT_INT,
+     AT(max_windows), 0},
+    {"--no-export", NULL, "do not write OUT/hf (mpress export does it later)", NULL, MP_OPT_FLAG,
+     AT(no_export), 0},
+    {"--overwrite", NULL, "remove what another run left in OUT", NULL, MP_OPT_FLAG, AT(overwrite), 0},
+    {NULL, NULL, NULL, NULL, MP_OPT_FLAG, 0, 0},
+};
+
+static const mp_command_line line = {
+    "compress", "prune a model: from a Hugging Face directory to a checkpoint that loads again", rows};
+
+/* The effective options by name, without dashes, in their own types. */
+static json_t *options_json(const mp_job *job)
+{
+    json_t *all = json_object();
+
+    for (const mp_option *row = rows; row->name != NULL; row++) {
+        const char *key = row->name[0] == '-' ? row->name + 2 : row->name;
+        char buffer[64];
+        const char *text = mp_option_text(row, job, buffer);
+        int64_t integer = 0;
+        double real = 0.0;
+
+        switch (row->type) {
+        case MP_OPT_STRING:
+            json_object_set_new(all, key, text != NULL ? json_string(text) : json_null());
+            break;
+        case MP_OPT_INT:
+            mp_parse_int(text, &integer);
+            json_object_set_new(all, key, json_integer(integer));
+            break;
+        case MP_OPT_DOUBLE:
+            mp_parse_double(text, &real);
+            json_object_set_new(all, key, json_real(real));
+            break;
+        case MP_OPT_FLAG:
+            json_object_set_new(all, key, json_boolean(text[0] == 't'));
+            break;
+        }
+    }
+    return all;
+}
+
+static mp_status run(const mp_comm *comm, int argc, char **argv)
+{
+    mp_job job;
+    mp_status st;
+
+    MP_TRY(command_parse(&command_compress, argc, argv, &job));
+    startup_banner(comm);
+    job.options = options_json(&job);
+    st = mp_compress(comm, &job);
+    json_decref(job.options);
+    return st;
+}
+
+const mp_command command_compress = {&line, run};

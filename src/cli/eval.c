@@ -1,0 +1,81 @@
+#include "commands.h"
+
+#include "mpress/checkpoint.h"
+#include "mpress/draw.h"
+#include "mpress/memory.h"
+#include "mpress/perplexity.h"
+#include "mpress/weights.h"
+#include "startup.h"
+
+#include <stddef.h>
+#include <stdio.h>
+
+typedef struct eval_config {
+    const char *model, *data, *bos;
+    int64_t seqlen, max_windows;
+    int json;
+} eval_config;
+
+#define AT(field) offsetof(eval_config, field)
+
+static const mp_option rows[] = {
+    {"MODEL", NULL, "Hugging Face directory, or the OUT of a finished run", NULL, MP_OPT_STRING,
+     AT(model), 0},
+    {"--data", "FILE", ".txt, .jsonl (key text) or .safetensors (tensor tokens)", NULL, MP_OPT_STRING,
+     AT(data), 0},
+    {"--seqlen", "L", "tokens per window; windows are disjoint, the tail is dropped", "2048",
+     MP_OPT_INT, AT(seqlen), 0},
+    {"--max-windows", "N", "at most so many windows; 0: all", "0", MP_OPT_INT, AT(max_windows), 0},
+    {"--bos", "WHEN", "auto: where the tokenizer adds it; on: first token of each window; off",
+     "auto", MP_OPT_STRING, AT(bos), 0},
+    {"--json", NULL, "print JSON alone", NULL, MP_OPT_FLAG, AT(json), 0},
+    {NULL, NULL, NULL, NULL, MP_OPT_FLAG, 0, 0},
+};
+
+static const mp_command_line line = {"eval", "perplexity of a model or checkpoint on a text", rows};
+
+static mp_status draw(const mp_comm *comm, const eval_config *config, const char *assets,
+                      const mp_arch *arch, mp_windows *windows)
+{
+    mp_corpus_request request = {.path = config->data, .model = assets,
+                                 .nsamples = config->max_windows, .seqlen = config->seqlen,
+                                 .vocabulary = arch->vocabulary};
+
+    MP_TRY(mp_bos_parse(config->bos, &request.bos));
+    return mp_draw_windows(comm, &request, mp_corpus_evaluation, windows);
+}
+
+static mp_status open_model(const char *path, mp_arch *arch, mp_source **source, char **assets)
+{
+    MP_TRY(mp_model_open(path, source, assets));
+    MP_TRY(mp_arch_load(*assets, arch));
+    return mp_weights_check(arch, *source);
+}
+
+static mp_status run(const mp_comm *comm, int argc, char **argv)
+{
+    eval_config config;
+    mp_arch arch;
+    mp_source *source = NULL;
+    char *assets = NULL;
+    mp_windows windows = {0};
+    mp_perplexity_result result;
+    mp_status st;
+
+    MP_TRY(command_parse(&command_eval, argc, argv, &config));
+    if (config.data == NULL) return mp_fail(MP_ERR_ARG, "'mpress eval' needs --data FILE");
+    startup_banner(comm);
+    MP_GO(mp_comm_agree(comm, open_model(config.model, &arch, &source, &assets)));
+    MP_GO(draw(comm, &config, assets, &arch, &windows));
+    MP_GO(mp_perplexity(comm, &arch, source, &windows, &result));
+    if (comm->rank == 0)
+        printf("{\"perplexity\": %.10g, \"nll\": %.10g, \"windows\": %lld}\n", result.perplexity,
+               result.nll, (long long)result.windows);
+out:
+    mp_windows_free(&windows);
+    mp_source_close(&source);
+    mp_free(assets);
+    return st;
+}
+
+const mp_command command_eval = {&line, run};

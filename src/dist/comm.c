@@ -1,0 +1,264 @@
+#include "mpress/comm.h"
+
+#include "mpress/memory.h"
+
+#include <limits.h>
+#include <stdio.h>
+#include <string.h>
+
+enum { PIECE = 1 << 28 }; /* bytes per message: the library counts with int (hpc: over 2 GiB) */
+
+static int64_t bytes_moved;
+
+int64_t mp_comm_bytes_moved(void)
+{
+    return bytes_moved;
+}
+
+void mp_comm_count_bytes(int64_t bytes)
+{
+    bytes_moved += bytes;
+}
+
+mp_status mp_mpi_check(int code, const char *what)
+{
+    char text[MPI_MAX_ERROR_STRING] = "";
+    int length = 0;
+
+    if (code == MPI_SUCCESS) return MP_OK;
+    MPI_Error_string(code, text, &length);
+    return mp_fail(MP_ERR_MPI, "MPI, %s: %s", what, text);
+}
+
+/* Numbers the nodes by their lowest rank; every rank learns the node of every rank. */
+static mp_status number_nodes(mp_comm *c)
+{
+    int lowest = c->rank;
+
+    MP_TRY(mp_mpi_check(MPI_Bcast(&lowest, 1, MPI_INT, 0, c->node), "numbering nodes"));
+    MP_TRY(MP_NEW(c->node_of, c->size, "table of nodes"));
+    MP_TRY(mp_mpi_check(MPI_Allgather(&lowest, 1, MPI_INT, c->node_of, 1, MPI_INT, c->mpi),
+                        "numbering nodes"));
+    /* lowest[r] becomes an index: a rank that is its own lowest starts a node; the lowest rank of a
+     * node comes before the others, so that its index is there when they look for it */
+    for (int r = 0; r < c->size; r++)
+        c->node_of[r] = c->node_of[r] == r ? c->node_count++ : c->node_of[c->node_of[r]];
+    c->node_index = c->node_of[c->rank];
+    return MP_OK;
+}
+
+static mp_status create(MPI_Comm world, mp_comm *c)
+{
+    MP_TRY(mp_mpi_check(MPI_Comm_dup(world, &c->mpi), "duplicating the communicator"));
+    MPI_Comm_set_errhandler(c->mpi, MPI_ERRORS_RETURN);
+    MPI_Comm_rank(c->mpi, &c->rank);
+    MPI_Comm_size(c->mpi, &c->size);
+    MP_TRY(mp_mpi_check(
+        MPI_Comm_split_type(c->mpi, MPI_COMM_TYPE_SHARED, c->rank, MPI_INFO_NULL, &c->node),
+        "finding the ranks of this node"));
+    MPI_Comm_rank(c->node, &c->node_rank);
+    MPI_Comm_size(c->node, &c->node_size);
+    MP_TRY(number_nodes(c));
+    return mp_mpi_check(MPI_Comm_split(c->mpi, c->node_rank == 0 ? 0 : MPI_UNDEFINED, c->rank,
+                                       &c->leaders),
+                        "finding the first rank of each node");
+}
+
+mp_status mp_comm_create(MPI_Comm world, mp_comm **comm)
+{
+    mp_comm *c = NULL;
+    mp_status st;
+
+    MP_TRY(MP_NEW(c, 1, "communicator"));
+    c->mpi = c->node = c->leaders = MPI_COMM_NULL;
+    st = create(world, c);
+    if (st != MP_OK) {
+        mp_comm_free(c);
+        return st;
+    }
+    *comm = c;
+    return MP_OK;
+}
+
+void mp_comm_free(mp_comm *comm)
+{
+    if (comm == NULL) return;
+    if (comm->leaders != MPI_COMM_NULL) MPI_Comm_free(&comm->leaders);
+    if (comm->node != MPI_COMM_NULL) MPI_Comm_free(&comm->node);
+    if (comm->mpi != MPI_COMM_NULL) MPI_Comm_free(&comm->mpi);
+    mp_free(comm->node_of);
+    mp_free(comm);
+}
+
+mp_status mp_comm_agree(const mp_comm *comm, mp_status mine)
+{
+    /* the minimum of "my rank if I failed, else size" is the lowest failing rank */
+    int first = mine == MP_OK ? comm->size : comm->rank;
+    int verdict = (int)mine;
+    char text[1024] = "";
+
+    MP_TRY(mp_mpi_check(MPI_Allreduce(MPI_IN_PLACE, &first, 1, MPI_INT, MPI_MIN, comm->mpi),
+                        "agreeing on a status"));
+    if (first == comm->size) return MP_OK;
+    if (comm->rank == first) snprintf(text, sizeof text, "%s", mp_error_message());
+    MP_TRY(mp_mpi_check(MPI_Bcast(&verdict, 1, MPI_INT, first, comm->mpi), "agreeing on a status"));
+    MP_TRY(mp_mpi_check(MPI_Bcast(text, sizeof text, MPI_CHAR, first, comm->mpi),
+                        "agreeing on a status"));
+    if (comm->rank == first) return mine;
+    return mp_fail((mp_status)verdict, "%s", text);
+}
+
+mp_status mp_comm_same(const mp_comm *comm, int64_t value, const char *what)
+{
+    int64_t ends[2] = {value, -value};
+
+    MP_TRY(mp_mpi_check(MPI_Allreduce(MPI_IN_PLACE, ends, 2, MPI_INT64_T, MPI_MAX, comm->mpi), what));
+    if (ends[0] == -ends[1]) return MP_OK;
+    return mp_fail(MP_ERR_DIVERGED, "%s differs between ranks: from %lld to %lld", what,
+                   (long long)-ends[1], (long long)ends[0]);
+}
+
+static mp_status bcast_pieces(MPI_Comm comm, void *buffer, size_t bytes, int root)
+{
+    char *at = buffer;
+
+    while (bytes > 0) {
+        int piece = bytes < PIECE ? (int)bytes : PIECE;
+
+        MP_TRY(mp_mpi_check(MPI_Bcast(at, piece, MPI_BYTE, root, comm), "broadcast"));
+        at += piece;
+        bytes -= (size_t)piece;
+    }
+    return MP_OK;
+}
+
+mp_status mp_comm_bcast(const mp_comm *comm, void *buffer, size_t bytes, int root)
+{
+    if (comm->rank == root) mp_comm_count_bytes((int64_t)bytes * (comm->size - 1));
+    return bcast_pieces(comm->mpi, buffer, bytes, root);
+}
+
+mp_status mp_comm_bcast_nodes(const mp_comm *comm, void *buffer, size_t bytes, int node)
+{
+    if (comm->node_index == node) mp_comm_count_bytes((int64_t)bytes * (comm->node_count - 1));
+    return bcast_pieces(comm->leaders, buffer, bytes, node);
+}
+
+mp_status mp_comm_send(const mp_comm *comm, const void *buffer, size_t bytes, int to)
+{
+    const char *at = buffer;
+
+    mp_comm_count_bytes((int64_t)bytes);
+    while (bytes > 0) {
+        int piece = bytes < PIECE ? (int)bytes : PIECE;
+
+        MP_TRY(mp_mpi_check(MPI_Send(at, piece, MPI_BYTE, to, 0, comm->mpi), "send"));
+        at += piece;
+        bytes -= (size_t)piece;
+    }
+    return MP_OK;
+}
+
+mp_status mp_comm_receive(const mp_comm *comm, void *buffer, size_t bytes, int from)
+{
+    char *at = buffer;
+
+    while (bytes > 0) {
+        int piece = bytes < PIECE ? (int)bytes : PIECE;
+
+        MP_TRY(mp_mpi_check(
+            MPI_Recv(at, piece, MPI_BYTE, from, 0, comm->mpi, MPI_STATUS_IGNORE), "receive"));
+        at += piece;
+        bytes -= (size_t)piece;
+    }
+    return MP_OK;
+}
+
+mp_status mp_comm_sum(const mp_comm *comm, double *values, int count)
+{
+    return mp_mpi_check(MPI_Allreduce(MPI_IN_PLACE, values, count, MPI_DOUBLE, MPI_SUM, comm->mpi),
+                        "sum over ranks");
+}
+
+mp_status mp_comm_max(const mp_comm *comm, double *values, int count)
+{
+    return mp_mpi_check(MPI_Allreduce(MPI_IN_PLACE, values, count, MPI_DOUBLE, MPI_MAX, comm->mpi),
+                        "maximum over ranks");
+}
+
+mp_status mp_comm_min(const mp_comm *comm, double *values, int count)
+{
+    return mp_mpi_check(MPI_Allreduce(MPI_IN_PLACE, values, count, MPI_DOUBLE, MPI_MIN, comm->mpi),
+                        "minimum over ranks");
+}
+
+mp_status mp_comm_sum_int(const mp_comm *comm, int64_t *values, int count)
+{
+    return mp_mpi_check(MPI_Allreduce(MPI_IN_PLACE, values, count, MPI_INT64_T, MPI_SUM, comm->mpi),
+                        "sum over ranks");
+}
+
+mp_status mp_exchange_create(const mp_comm *comm, mp_exchange **exchange)
+{
+    mp_exchange *e = NULL;
+    mp_status st;
+
+    MP_TRY(MP_NEW(e, 1, "plan of an exchange"));
+    MP_GO(MP_NEW(e->send_counts, 4 * (int64_t)comm->size, "counts of an exchange"));
+    e->send_starts = e->send_counts + comm->size;
+    e->receive_counts = e->send_starts + comm->size;
+    e->receive_starts = e->receive_counts + comm->size;
+    *exchange = e;
+    return MP_OK;
+out:
+    mp_free(e);
+    return st;
+}
+
+void mp_exchange_free(mp_exchange *exchange)
+{
+    if (exchange == NULL) return;
+    mp_free(exchange->send_counts);
+    mp_free(exchange);
+}
+
+static mp_status starts_of(const mp_comm *comm, const int *counts, int *starts, int64_t *total)
+{
+    *total = 0;
+    for (int r = 0; r < comm->size; r++) {
+        starts[r] = (int)*total;
+        *total += counts[r];
+        if (*total > INT_MAX)
+            return mp_fail(MP_ERR_NOFIT, "an exchange of over %d elements on one rank", INT_MAX);
+    }
+    return MP_OK;
+}
+
+mp_status mp_exchange_ready(const mp_comm *comm, mp_exchange *e)
+{
+    MP_TRY(starts_of(comm, e->send_counts, e->send_starts, &e->send_total));
+    return starts_of(comm, e->receive_counts, e->receive_starts, &e->receive_total);
+}
+
+mp_status mp_comm_exchange(const mp_comm *comm, const mp_exchange *e, MPI_Datatype type,
+                           const void *send, void *receive)
+{
+    int bytes;
+
+    MPI_Type_size(type, &bytes);
+    mp_comm_count_bytes((e->send_total - e->send_counts[comm->rank]) * (int64_t)bytes);
+    return mp_mpi_check(MPI_Alltoallv(send, e->send_counts, e->send_starts, type, receive,
+                                      e->receive_counts, e->receive_starts, type, comm->mpi),
+                        "exchange between ranks");
+}
+
+void mp_share(int64_t count, int64_t unit, int64_t part, int64_t parts, int64_t *begin, int64_t *end)
+{
+    int64_t units = (count + unit - 1) / unit;
+    int64_t each = units / parts, longer = units % parts;
+    int64_t first = part * each + (part < longer ? part : longer);
+    int64_t last = first + each + (part < longer ? 1 : 0);
+
+    *begin = first * unit < count ? first * unit : count;
+    *end = last * unit < count ? last * unit : count;
+}

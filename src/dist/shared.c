@@ -1,0 +1,87 @@
+/* Memory shared by the ranks of a node, and what memory a job has used. */
+#include "mpress/comm.h"
+
+#include "mpress/memory.h"
+
+#include <string.h>
+
+static int64_t shared_now, shared_peak;
+
+/* The whole segment belongs to rank 0 of the node; the others ask for its address. */
+static mp_status attach(const mp_comm *comm, size_t bytes, mp_shared *s)
+{
+    MPI_Aint size;
+    int unit;
+    void *mine;
+
+    MP_TRY(mp_mpi_check(MPI_Win_allocate_shared(comm->node_rank == 0 ? (MPI_Aint)bytes : 0, 1,
+                                                MPI_INFO_NULL, comm->node, &mine, &s->window),
+                        "allocating memory shared by the node"));
+    MP_TRY(mp_mpi_check(MPI_Win_shared_query(s->window, 0, &size, &unit, &s->base),
+                        "finding the memory shared by the node"));
+    MP_TRY(mp_mpi_check(MPI_Win_lock_all(MPI_MODE_NOCHECK, s->window), "locking shared memory"));
+    s->bytes = bytes;
+    return MP_OK;
+}
+
+mp_status mp_shared_create(const mp_comm *comm, size_t bytes, const char *what, mp_shared **shared)
+{
+    mp_shared *s = NULL;
+    mp_status st;
+
+    st = MP_NEW(s, 1, what);
+    MP_TRY(mp_comm_agree(comm, st));
+    s->window = MPI_WIN_NULL;
+    st = attach(comm, bytes > 0 ? bytes : 1, s);
+    if (st != MP_OK)
+        st = mp_fail(st, "%s, %.1f MiB for this node: %s (is the shared memory of the node large enough?)",
+                     what, (double)bytes / (1 << 20), mp_error_message());
+    st = mp_comm_agree(comm, st);
+    if (st != MP_OK) {
+        mp_free(s);
+        return st;
+    }
+    shared_now += (int64_t)bytes;
+    if (shared_now > shared_peak) shared_peak = shared_now;
+    *shared = s;
+    return MP_OK;
+}
+
+void mp_shared_free(mp_shared *shared)
+{
+    if (shared == NULL) return;
+    shared_now -= (int64_t)shared->bytes;
+    MPI_Win_unlock_all(shared->window);
+    MPI_Win_free(&shared->window);
+    mp_free(shared);
+}
+
+mp_status mp_shared_fence(const mp_comm *comm, const mp_shared *shared)
+{
+    MP_TRY(mp_mpi_check(MPI_Win_sync(shared->window), "synchronising shared memory"));
+    MP_TRY(mp_mpi_check(MPI_Barrier(comm->node), "barrier of the node"));
+    return mp_mpi_check(MPI_Win_sync(shared->window), "synchronising shared memory");
+}
+
+int64_t mp_shared_peak(void)
+{
+    return shared_peak;
+}
+
+/* The kernel counts a shared page in every process that touched it: all but one per node go off. */
+mp_status mp_comm_peak_bytes(const mp_comm *comm, int64_t *job, int64_t *largest_node)
+{
+    int64_t mine = mp_memory_peak() - (comm->node_rank == 0 ? 0 : shared_peak);
+    int64_t sums[2];
+
+    if (mine < 0) mine = 0;
+    MP_TRY(mp_mpi_check(MPI_Allreduce(&mine, &sums[0], 1, MPI_INT64_T, MPI_SUM, comm->mpi),
+                        "peak memory"));
+    MP_TRY(mp_mpi_check(MPI_Allreduce(&mine, &sums[1], 1, MPI_INT64_T, MPI_SUM, comm->node),
+                        "peak memory"));
+    MP_TRY(mp_mpi_check(MPI_Allreduce(MPI_IN_PLACE, &sums[1], 1, MPI_INT64_T, MPI_MAX, comm->mpi),
+                        "peak memory"));
+    *job = sums[0];
+    *largest_node = sums[1];
+    return MP_OK;
+}

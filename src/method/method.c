@@ -1,0 +1,26 @@
+#include "mpress/method.h"
+
+#include <string.h>
+
+/* One row per method. */
+static const mp_method *const methods[] = {
+    &mp_method_sparsegpt,
+    &mp_method_wanda,
+    &mp_method_magnitude,
+};
+
+const mp_method *mp_method_at(int index)
+{
+    int count = (int)(sizeof methods / sizeof methods[0]);
+
+    return index >= 0 && index < count ? methods[index] : NULL;
+}
+
+const mp_method *mp_method_find(const char *name)
+{
+    const mp_method *method;
+
+    for (int i = 0; (method = mp_method_at(i)) != NULL; i++)
+        if (strcmp(method->name, name) == 0) return method;
+    return NULL;
+}

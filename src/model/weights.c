@@ -1,0 +1,377 @@
+#include "mpress/weights.h"
+
+#include "mpress/memory.h"
+#include "mpress/tensor.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum {
+    PIECE_BYTES = 4 << 20, /* read and converted at a time: stays in the cache between the two */
+    ALIGNMENT = 16,        /* floats: a cache line */
+    MAX_PARTS = 2 * MP_MAX_LINEARS + MP_MAX_VECTORS
+};
+
+enum { WEIGHT, BIAS, VECTOR };
+
+/* A tensor of a block, and where it lies in the block's memory. */
+typedef struct part {
+    int kind, of;              /* WEIGHT or BIAS of linear map `of`, or VECTOR of role `of` */
+    const char *name, *ending; /* the tensor is model.layers.N.<name><ending> */
+    int64_t rows, columns;     /* columns is 0 for a vector of `rows` */
+    int64_t offset;            /* floats from the start of the memory */
+} part;
+
+typedef struct part_list {
+    part parts[MAX_PARTS]; /* in the order: for each linear weight and bias, then the vectors */
+    int count;
+    int64_t floats;
+} part_list;
+
+static int64_t elements_of(const part *p)
+{
+    return p->columns > 0 ? p->rows * p->columns : p->rows;
+}
+
+static void add_part(part_list *list, int kind, int of, const char *name, const char *ending,
+                     int64_t rows, int64_t columns)
+{
+    part *p = &list->parts[list->count++];
+
+    *p = (part){kind, of, name, ending, rows, columns, list->floats};
+    list->floats += (elements_of(p) + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT;
+}
+
+static part_list list_parts(const mp_arch *arch)
+{
+    part_list list = {.count = 0};
+
+    for (int i = 0; i < arch->n_linears; i++) {
+        const mp_linear_row *row = &arch->linears[i];
+
+        add_part(&list, WEIGHT, i, row->name, ".weight", row->d_out, row->d_in);
+        if (row->has_bias) add_part(&list, BIAS, i, row->name, ".bias", row->d_out, 0);
+    }
+    for (int i = 0; i < arch->n_vectors; i++)
+        add_part(&list, VECTOR, arch->vectors[i].role, arch->vectors[i].name, "",
+                 arch->vectors[i].size, 0);
+    return list;
+}
+
+static void part_name(int64_t block, const part *p, char name[256])
+{
+    char suffix[128];
+
+    snprintf(suffix, sizeof suffix, "%s%s", p->name, p->ending);
+    mp_arch_tensor_name(block, suffix, name);
+}
+
+static const char *shape_text(const int64_t *shape, int ndim, char text[256])
+{
+    int at = snprintf(text, 256, "[");
+
+    for (int i = 0; i < ndim && at < 200; i++)
+        at +=
+            snprintf(text + at, 256 - (size_t)at, "%s%lld", i > 0 ? ", " : "", (long long)shape[i]);
+    snprintf(text + at, 256 - (size_t)at, "]");
+    return text;
+}
+
+/* The index of a tensor that has the shape and a dtype we can read. */
+static mp_status find_tensor(const mp_source *source, const char *name, int64_t rows,
+                             int64_t columns, int64_t *index)
+{
+    const int64_t shape[2] = {rows, columns};
+    const int ndim = columns > 0 ? 2 : 1;
+    char expected[256], found[256];
+    const mp_tensor_info *info;
+    int64_t i = mp_source_find(source, name);
+
+    shape_text(shape, ndim, expected);
+    if (i < 0)
+        return mp_fail(MP_ERR_FORMAT, "%s: tensor \"%s\" is missing, expected shape %s",
+                       source->path, name, expected);
+    info = source->at(source->self, i);
+    if (info->ndim != ndim || memcmp(info->shape, shape, (size_t)ndim * sizeof shape[0]) != 0)
+        return mp_fail(MP_ERR_FORMAT, "%s: tensor \"%s\" has shape %s, expected %s", source->path,
+                       name, shape_text(info->shape, info->ndim, found), expected);
+    if (!mp_dtype_is_weight(info->dtype))
+        return mp_fail(MP_ERR_FORMAT, "%s: tensor \"%s\" has dtype %s, expected F32, F16 or BF16",
+                       source->path, name, mp_dtype_name(info->dtype));
+    *index = i;
+    return MP_OK;
+}
+
+/* Whether the architecture has a tensor of this name.  Old exports of Llama also stored the rotary
+ * frequencies, which follow from config.json; a tied head may be stored, and is not read. */
+static int is_known(const mp_arch *arch, const part_list *list, const char *name)
+{
+    static const char prefix[] = "model.layers.", frequencies[] = ".rotary_emb.inv_freq";
+    const size_t length = strlen(name), tail = sizeof frequencies - 1;
+    char *rest;
+    long long block;
+
+    if (length > tail && strcmp(name + length - tail, frequencies) == 0) return 1;
+    if (strcmp(name, MP_EMBED_NAME) == 0 || strcmp(name, MP_NORM_NAME) == 0 ||
+        strcmp(name, MP_HEAD_NAME) == 0)
+        return 1;
+    if (strncmp(name, prefix, sizeof prefix - 1) != 0) return 0;
+    block = strtoll(name + sizeof prefix - 1, &rest, 10);
+    if (block < 0 || block >= arch->n_blocks || *rest != '.') return 0;
+    for (int i = 0; i < list->count; i++) {
+        size_t head = strlen(list->parts[i].name);
+
+        if (strncmp(rest + 1, list->parts[i].name, head) == 0 &&
+            strcmp(rest + 1 + head, list->parts[i].ending) == 0)
+            return 1;
+    }
+    return 0;
+}
+
+mp_status mp_weights_check(const mp_arch *arch, const mp_source *source)
+{
+    const part_list list = list_parts(arch);
+    char name[256];
+    int64_t index;
+
+    MP_TRY(find_tensor(source, MP_EMBED_NAME, arch->vocabulary, arch->d_model, &index));
+    MP_TRY(find_tensor(source, MP_NORM_NAME, arch->d_model, 0, &index));
+    if (!arch->tied_head)
+        MP_TRY(find_tensor(source, MP_HEAD_NAME, arch->vocabulary, arch->d_model, &index));
+    for (int64_t block = 0; block < arch->n_blocks; block++)
+        for (int i = 0; i < list.count; i++) {
+            part_name(block, &list.parts[i], name);
+            MP_TRY(find_tensor(source, name, list.parts[i].rows, list.parts[i].columns, &index));
+        }
+    for (index = 0; index < source->count; index++)
+        if (!is_known(arch, &list, source->at(source->self, index)->name))
+            return mp_fail(MP_ERR_FORMAT, "%s: tensor \"%s\" is not one of a \"%s\" of %lld blocks",
+                           source->path, source->at(source->self, index)->name, arch->family,
+                           (long long)arch->n_blocks);
+    return MP_OK;
+}
+
+/* A tensor as rows (a vector has one column), and room to read some of them. */
+typedef struct reader {
+    const mp_source *source;
+    const mp_tensor_info *info;
+    int64_t index, rows, columns;
+    int64_t piece; /* rows that fit the buffer */
+    void *buffer;  /* owned */
+} reader;
+
+static mp_status reader_open(const mp_source *source, int64_t index, reader *r)
+{
+    int64_t row_bytes;
+
+    *r = (reader){.source = source, .info = source->at(source->self, index), .index = index};
+    r->rows = r->info->ndim > 0 ? r->info->shape[0] : 1;
+    r->columns = r->info->ndim > 1 ? r->info->shape[1] : 1;
+    if (r->info->ndim > 2 || !mp_dtype_is_weight(r->info->dtype))
+        return mp_fail(
+            MP_ERR_FORMAT,
+            "%s: tensor \"%s\" has %d dimensions and dtype %s, expected up to 2, and F32, "
+            "F16 or BF16",
+            source->path, r->info->name, r->info->ndim, mp_dtype_name(r->info->dtype));
+    row_bytes = r->columns * (int64_t)mp_dtype_size(r->info->dtype);
+    r->piece = row_bytes < PIECE_BYTES && row_bytes > 0 ? PIECE_BYTES / row_bytes : 1;
+    if (r->piece > r->rows) r->piece = r->rows;
+    return mp_alloc(&r->buffer, r->piece * row_bytes, 1, 0, "a piece of a tensor");
+}
+
+static mp_status check_finite(const reader *r, int64_t first, int64_t count, const float *values)
+{
+    int64_t at = mp_first_nonfinite(values, count * r->columns);
+
+    if (at < 0) return MP_OK;
+    return mp_fail(MP_ERR_FORMAT,
+                   "%s: tensor \"%s\": row %lld, column %lld is %s, expected a finite number",
+                   r->source->path, r->info->name, (long long)(first + at / r->columns),
+                   (long long)(at % r->columns), isnan(values[at]) ? "nan" : "infinite");
+}
+
+static mp_status reader_rows(const reader *r, int64_t first, int64_t count, float *rows)
+{
+    const int64_t row_bytes = r->columns * (int64_t)mp_dtype_size(r->info->dtype);
+
+    if (first < 0 || count < 0 || first > r->rows || count > r->rows - first)
+        return mp_fail(MP_ERR_FORMAT, "%s: tensor \"%s\" has %lld rows, asked for row %lld",
+                       r->source->path, r->info->name, (long long)r->rows,
+                       (long long)(first < 0 ? first : first + count - 1));
+    for (int64_t i = 0; i < count; i += r->piece) {
+        int64_t n = count - i < r->piece ? count - i : r->piece;
+        float *to = rows + i * r->columns;
+
+        MP_TRY(r->source->read(r->source->self, r->index, (first + i) * row_bytes, n * row_bytes,
+                               r->buffer));
+        mp_to_f32(r->info->dtype, r->buffer, n * r->columns, to);
+        MP_TRY(check_finite(r, first + i, n, to));
+    }
+    return MP_OK;
+}
+
+static mp_status require(const mp_source *source, const char *name, int64_t *index)
+{
+    *index = mp_source_find(source, name);
+    return *index >= 0 ? MP_OK
+                       : mp_fail(MP_ERR_FORMAT, "%s: tensor \"%s\" is missing", source->path, name);
+}
+
+mp_status mp_weights_rows(const mp_source *source, const char *name, int64_t first, int64_t count,
+                          float *rows)
+{
+    reader r = {.buffer = NULL};
+    int64_t index;
+    mp_status st;
+
+    MP_TRY(require(source, name, &index));
+    MP_GO(reader_open(source, index, &r));
+    st = reader_rows(&r, first, count, rows);
+out:
+    mp_free(r.buffer);
+    return st;
+}
+
+mp_status mp_weights_gather(const mp_source *source, const char *name, const int32_t *ids,
+                            int64_t count, float *rows)
+{
+    reader r = {.buffer = NULL};
+    int64_t index;
+    mp_status st;
+
+    MP_TRY(require(source, name, &index));
+    MP_GO(reader_open(source, index, &r));
+    for (int64_t i = 0; i < count; i++) {
+        if (ids[i] < 0 || ids[i] >= r.rows)
+            MP_GO(mp_fail(MP_ERR_FORMAT,
+                          "token %lld has id %d, expected 0 to %lld, the rows of \"%s\" in %s",
+                          (long long)i, (int)ids[i], (long long)r.rows - 1, name, source->path));
+        MP_GO(reader_rows(&r, ids[i], 1, rows + i * r.columns));
+    }
+out:
+    mp_free(r.buffer);
+    return st;
+}
+
+/* Points the linears and norms into the block's memory. */
+static void point(mp_block *block, float *base, const part_list *list)
+{
+    const mp_arch *arch = block->arch;
+    const part *p = list->parts;
+
+    for (int i = 0; i < arch->n_linears; i++) {
+        const mp_linear_row *row = &arch->linears[i];
+
+        block->linears[i] =
+            (mp_linear){.d_out = row->d_out, .d_in = row->d_in, .dtype = arch->dtype};
+        block->linears[i].weight = base + (p++)->offset;
+        if (row->has_bias) block->linears[i].bias = base + (p++)->offset;
+    }
+    for (int i = 0; i < arch->n_vectors; i++)
+        block->norms[arch->vectors[i].role] = base + (p++)->offset;
+}
+
+mp_status mp_block_create(const mp_comm *comm, const mp_arch *arch, mp_block **block)
+{
+    const part_list list = list_parts(arch);
+    mp_block *b = NULL;
+    mp_status st;
+
+    st = MP_NEW(b, 1, "a block");
+    MP_GO(mp_comm_agree(comm, st));
+    b->arch = arch;
+    b->index = -1;
+    MP_GO(mp_shared_create(comm, (size_t)list.floats * sizeof(float), "the weights of a block",
+                           &b->memory));
+    point(b, b->memory->base, &list);
+    *block = b;
+    b = NULL;
+out:
+    mp_block_free(b);
+    return st;
+}
+
+void mp_block_free(mp_block *block)
+{
+    if (block == NULL) return;
+    mp_shared_free(block->memory);
+    mp_free(block);
+}
+
+/* This rank's share of the rows of one tensor. */
+static mp_status load_part(const mp_comm *comm, const mp_source *source, int64_t index,
+                           const part *p, float *base)
+{
+    reader r = {.buffer = NULL};
+    int64_t begin, end;
+    mp_status st;
+
+    mp_share(p->rows, 1, comm->node_rank, comm->node_size, &begin, &end);
+    if (begin == end) return MP_OK;
+    MP_GO(reader_open(source, index, &r));
+    st = reader_rows(&r, begin, end - begin, base + p->offset + begin * r.columns);
+out:
+    mp_free(r.buffer);
+    return st;
+}
+
+static mp_dtype *stored_dtype(mp_block *block, const part *p)
+{
+    if (p->kind == WEIGHT) return &block->linears[p->of].dtype;
+    if (p->kind == BIAS) return &block->linears[p->of].bias_dtype;
+    return &block->norm_dtypes[p->of];
+}
+
+static mp_status load_share(mp_block *block, const mp_comm *comm, const mp_source *source,
+                            int64_t number)
+{
+    const part_list list = list_parts(block->arch);
+
+    for (int i = 0; i < list.count; i++) {
+        const part *p = &list.parts[i];
+        char name[256];
+        int64_t index;
+
+        part_name(number, p, name);
+        MP_TRY(find_tensor(source, name, p->rows, p->columns, &index));
+        *stored_dtype(block, p) = source->at(source->self, index)->dtype;
+        MP_TRY(load_part(comm, source, index, p, block->memory->base));
+    }
+    return MP_OK;
+}
+
+mp_status mp_block_load(mp_block *block, const mp_comm *comm, const mp_source *source,
+                        int64_t index)
+{
+    mp_status st = MP_OK;
+
+    /* a rank that is still computing with the block that was here must be done with it */
+    MP_TRY(mp_shared_fence(comm, block->memory));
+    if (index < 0 || index >= block->arch->n_blocks)
+        st = mp_fail(MP_ERR_INTERNAL, "block %lld of a model of %lld", (long long)index,
+                     (long long)block->arch->n_blocks);
+    else
+        st = load_share(block, comm, source, index);
+    block->index = -1;
+    MP_TRY(mp_comm_agree(comm, st));
+    block->index = index;
+    return mp_shared_fence(comm, block->memory);
+}
+
+void mp_block_prefetch(const mp_arch *arch, const mp_comm *comm, const mp_source *source,
+                       int64_t index)
+{
+    const part_list list = list_parts(arch);
+
+    if (index < 0 || index >= arch->n_blocks || source->prefetch == NULL) return;
+    for (int i = comm->node_rank; i < list.count; i += comm->node_size) {
+        char name[256];
+        int64_t found;
+
+        part_name(index, &list.parts[i], name);
+        found = mp_source_find(source, name);
+        if (found >= 0) source->prefetch(source->self, found);
+    }
+}

@@ -1,0 +1,112 @@
+/* The block at hand, as it stands in memory, into the checkpoint. */
+#include "run.h"
+
+#include "mpress/memory.h"
+#include "mpress/tensor.h"
+
+#include <stdio.h>
+
+/* A block as slabs: weights, masks and biases of the linear maps, norms. */
+typedef struct slabs {
+    mp_slab slab[4 * MP_MAX_LINEARS];
+    mp_linear_record record[MP_MAX_LINEARS];
+    char name[4 * MP_MAX_LINEARS][128];
+    void *data[4 * MP_MAX_LINEARS];
+    int count;
+} slabs;
+
+/* A slab of rows [begin, end) of `values` ([rows][columns] in single precision) in `dtype`. */
+static mp_status add_slab(slabs *s, const char *name, const char *suffix, mp_dtype dtype, int ndim,
+                          int64_t rows, int64_t columns, int64_t begin, int64_t end,
+                          const float *values)
+{
+    int i = s->count;
+
+    snprintf(s->name[i], sizeof s->name[i], "%s%s", name, suffix);
+    MP_TRY(mp_alloc(&s->data[i], (end - begin) * columns, mp_dtype_size(dtype), 0, s->name[i]));
+    mp_from_f32(dtype, values + begin * columns, (end - begin) * columns, s->data[i]);
+    s->slab[i] = (mp_slab){.name = s->name[i], .dtype = dtype, .ndim = ndim, .shape = {rows, columns},
+                           .first_row = begin, .n_rows = end - begin, .data = s->data[i]};
+    s->count++;
+    return MP_OK;
+}
+
+/* The zeros of this rank's rows, one bit per weight, low bit first, rows padded to whole bytes. */
+static mp_status add_mask(slabs *s, const mp_linear *linear, const char *name, int64_t begin,
+                          int64_t end)
+{
+    int64_t bytes = (linear->d_in + 7) / 8;
+    unsigned char *bits = NULL;
+    int i = s->count;
+
+    snprintf(s->name[i], sizeof s->name[i], "%s.mask", name);
+    MP_TRY(MP_NEW(bits, (end - begin) * bytes, s->name[i]));
+    for (int64_t r = begin; r < end; r++)
+        for (int64_t c = 0; c < linear->d_in; c++)
+            if (linear->weight[r * linear->d_in + c] == 0.0f)
+                bits[(r - begin) * bytes + c / 8] |= (unsigned char)(1u << c % 8);
+    s->data[i] = bits;
+    s->slab[i] = (mp_slab){.name = s->name[i], .dtype = MP_U8, .ndim = 2,
+                           .shape = {linear->d_out, bytes}, .first_row = begin,
+                           .n_rows = end - begin, .data = bits};
+    s->count++;
+    return MP_OK;
+}
+
+static mp_status add_linear(const run *r, slabs *s, int i, const mp_linear_result *result)
+{
+    const mp_linear *linear = &r->runner.block->linears[i];
+    const mp_linear_row *row = &r->arch.linears[i];
+    int64_t begin, end;
+
+    mp_runner_rows(&r->runner, i, &begin, &end);
+    MP_TRY(add_slab(s, row->name, ".weight", linear->dtype, 2, linear->d_out, linear->d_in, begin,
+                    end, linear->weight));
+    if (result->compressed) MP_TRY(add_mask(s, linear, row->name, begin, end));
+    if (row->has_bias)
+        MP_TRY(add_slab(s, row->name, ".bias", linear->bias_dtype, 1, linear->d_out, 1, begin, end,
+                        linear->bias));
+    s->record[i] = (mp_linear_record){
+        .name = row->name,
+        .method = result->compressed ? r->runner.method->name : "dense",
+        .d_out = linear->d_out,
+        .d_in = linear->d_in,
+        .tokens = result->tokens,
+        .dead = result->outcome.dead,
+        .retries = result->outcome.retries,
+        .damping = result->outcome.damping,
+        .rel_error = result->rel_error,
+        .sparsity = result->sparsity,
+    };
+    return MP_OK;
+}
+
+static mp_status collect_slabs(const run *r, const mp_linear_result *results, slabs *s)
+{
+    for (int i = 0; i < r->arch.n_linears; i++) MP_TRY(add_linear(r, s, i, &results[i]));
+    for (int i = 0; i < r->arch.n_vectors; i++) {
+        const mp_vector_row *row = &r->arch.vectors[i];
+        int64_t begin, end;
+
+        mp_share(row->size, 1, r->comm->rank, r->comm->size, &begin, &end);
+        MP_TRY(add_slab(s, row->name, "", r->runner.block->norm_dtypes[row->role], 1, row->size, 1,
+                        begin, end, r->runner.block->norms[row->role]));
+    }
+    return MP_OK;
+}
+
+mp_status run_write_block(run *r, int64_t block, const mp_linear_result *results)
+{
+    slabs *s = NULL;
+    mp_status st = MP_NEW(s, 1, "slabs of a block");
+
+    if (st == MP_OK) st = collect_slabs(r, results, s);
+    MP_GO(mp_comm_agree(r->comm, st));
+    MP_GO(mp_checkpoint_put_block(r->checkpoint, block, s->slab, s->count, s->record,
+                                  r->arch.n_linears));
+out:
+    for (int i = 0; s != NULL && i < 4 * MP_MAX_LINEARS; i++) mp_free(s->data[i]);
+    mp_free(s);
+    return st;
+}
+

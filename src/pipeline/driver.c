@@ -1,0 +1,243 @@
+#include "mpress/driver.h"
+
+#include "mpress/draw.h"
+#include "mpress/export.h"
+#include "mpress/fileio.h"
+#include "mpress/hidden.h"
+#include "mpress/log.h"
+#include "mpress/linalg.h"
+#include "mpress/memory.h"
+#include "run.h"
+
+#include <string.h>
+
+/* Options that say something by themselves, before any file is opened. */
+static mp_status read_options(run *r)
+{
+    const mp_job *job = r->job;
+    mp_method_options *o = &r->runner.options;
+
+    r->runner.method = mp_method_find(job->method);
+    if (r->runner.method == NULL) {
+        char known[256] = "";
+
+        for (int i = 0; mp_method_at(i) != NULL; i++) {
+            strcat(known, i > 0 ? ", " : "");
+            strcat(known, mp_method_at(i)->name);
+        }
+        return mp_fail(MP_ERR_ARG, "--method %s: expected one of %s", job->method, known);
+    }
+    MP_TRY(mp_pattern_parse(job->sparsity, &o->pattern));
+    MP_TRY(mp_order_parse(job->propagate, &r->runner.order));
+    if (!(job->damp >= 0.0 && job->damp <= 1.0))
+        return mp_fail(MP_ERR_ARG, "--damp %g: expected a share from 0 to 1", job->damp);
+    if (job->blocksize < 16 || job->blocksize > 1024)
+        return mp_fail(MP_ERR_ARG, "--blocksize %lld: expected 16 to 1024",
+                       (long long)job->blocksize);
+    if (job->seed < 0)
+        return mp_fail(MP_ERR_ARG, "--seed %lld: expected 0 or more", (long long)job->seed);
+    if (job->calib == NULL && (r->runner.method->needs & MP_NEED_MOMENT) != 0)
+        return mp_fail(MP_ERR_ARG, "--calib: method %s needs calibration data", job->method);
+    o->damp = job->damp;
+    o->blocksize = job->blocksize;
+    o->strict = job->strict;
+    r->runner.lengths.state_ratio = job->state_ratio;
+    return MP_OK;
+}
+
+/* Every linear map that will be compressed can take the pattern. */
+static mp_status check_shapes(const run *r)
+{
+    int skip[MP_MAX_LINEARS];
+
+    for (int64_t b = 0; b < r->arch.n_blocks; b++) {
+        selection_of_block(&r->selected, &r->arch, b, skip);
+        for (int i = 0; i < r->arch.n_linears; i++)
+            if (!skip[i])
+                MP_TRY(r->runner.method->fits(&r->runner.options, r->arch.linears[i].name,
+                                              r->arch.linears[i].d_in));
+    }
+    return MP_OK;
+}
+
+static mp_status open_model(run *r)
+{
+    MP_TRY(mp_model_open(r->job->model, &r->source, &r->assets));
+    MP_TRY(mp_arch_load(r->assets, &r->arch));
+    MP_TRY(mp_weights_check(&r->arch, r->source));
+    MP_TRY(mp_model_identity(r->source, r->assets, r->identity));
+    MP_TRY(selection_open(&r->selected, r->job, r->arch.n_blocks));
+    MP_TRY(check_shapes(r));
+    return MP_NEW(r->results, r->arch.n_blocks * r->arch.n_linears, "results");
+}
+
+static mp_status draw(const run *r, const char *path, int64_t count, int64_t seqlen,
+                      mp_status (*from)(const mp_corpus_request *, mp_windows *), mp_windows *windows)
+{
+    mp_corpus_request request = {.path = path, .model = r->assets, .nsamples = count,
+                                 .seqlen = seqlen, .vocabulary = r->arch.vocabulary,
+                                 .seed = (uint64_t)r->job->seed};
+
+    MP_TRY(mp_bos_parse(r->job->bos, &request.bos));
+    MP_TRY(mp_draw_windows(r->comm, &request, from, windows));
+    if (windows->seqlen > r->arch.max_positions && r->arch.max_positions > 0)
+        mp_log(MP_LOG_WARNING, "%s: windows of %lld tokens are longer than the %lld positions of the model",
+               path, (long long)windows->seqlen, (long long)r->arch.max_positions);
+    return MP_OK;
+}
+
+static mp_status draw_windows(run *r)
+{
+    const mp_job *job = r->job;
+
+    if (job->calib != NULL) {
+        MP_TRY(draw(r, job->calib, job->nsamples, job->seqlen, mp_corpus_calibration,
+                    &r->calibration));
+        MP_TRY(mp_length_policy_check(&r->runner.lengths, r->calibration.seqlen));
+    }
+    if (job->eval == NULL) return MP_OK;
+    return draw(r, job->eval, job->max_windows,
+                job->eval_seqlen > 0 ? job->eval_seqlen : r->calibration.seqlen, mp_corpus_evaluation,
+                &r->evaluation);
+}
+
+static mp_status evaluate(run *r, const mp_source *source, mp_perplexity_result *result)
+{
+    double mark = mp_seconds();
+
+    if (r->job->eval == NULL) return MP_OK;
+    MP_TRY(mp_perplexity(r->comm, &r->arch, source, &r->evaluation, result));
+    mp_clock_lap(&r->runner.clock, MP_PHASE_EVAL, 0.0, &mark);
+    return MP_OK;
+}
+
+static mp_status keep_windows(const run *r)
+{
+    char *path = NULL;
+    mp_status st = MP_OK;
+
+    if (r->comm->rank == 0 && r->job->calib != NULL) {
+        st = mp_path_join(r->job->out, "calib.safetensors", &path);
+        if (st == MP_OK) st = mp_windows_write(path, &r->calibration);
+        mp_free(path);
+    }
+    return mp_comm_agree(r->comm, st);
+}
+
+/* Makes OUT, first of all: a run that may not write there must not compute for an hour before. */
+static mp_status open_run(run *r)
+{
+    json_t *record = report_identity(r);
+    double mark = mp_seconds();
+    mp_status st;
+
+    MP_GO(mp_checkpoint_create(r->comm, r->job->out, r->assets, &r->arch, r->source, record,
+                               r->job->overwrite, &r->checkpoint));
+    MP_GO(mp_path_join(r->job->out, "log.jsonl", &r->log_path));
+    MP_GO(keep_windows(r));
+    mp_clock_lap(&r->runner.clock, MP_PHASE_WRITE, 0.0, &mark);
+out:
+    json_decref(record);
+    return st;
+}
+
+static mp_status embed(run *r)
+{
+    double mark = mp_seconds();
+    mp_status st;
+
+    if (r->job->calib == NULL) return MP_OK;
+    MP_TRY(mp_hidden_create(r->comm, r->calibration.count, r->calibration.seqlen, r->arch.d_model,
+                            &r->runner.hidden));
+    st = mp_hidden_embed(r->comm, r->source, r->calibration.tokens, r->runner.hidden);
+    mp_clock_lap(&r->runner.clock, MP_PHASE_EMBED, 0.0, &mark);
+    return st;
+}
+
+static mp_status compress_block(run *r, int64_t b)
+{
+    mp_linear_result *results = r->results + b * r->arch.n_linears;
+    double start = mp_seconds(), mark = start;
+    int skip[MP_MAX_LINEARS];
+
+    MP_TRY(mp_block_load(r->runner.block, r->comm, r->source, b));
+    mp_block_prefetch(&r->arch, r->comm, r->source, b + 1);
+    mp_clock_lap(&r->runner.clock, MP_PHASE_READ, 0.0, &mark);
+    selection_of_block(&r->selected, &r->arch, b, skip);
+    MP_TRY(mp_runner_block(&r->runner, skip, b + 1 == r->arch.n_blocks, results));
+    mark = mp_seconds();
+    MP_TRY(run_write_block(r, b, results));
+    mp_clock_lap(&r->runner.clock, MP_PHASE_WRITE, 0.0, &mark);
+    return report_block(r, b, mp_seconds() - start);
+}
+
+/* What comes after the last block: the journal's end, perplexity of what was written, export. */
+static mp_status finish(run *r)
+{
+    mp_source *compressed = NULL;
+    char *assets = NULL, *target = NULL;
+    double mark;
+    mp_status st;
+
+    MP_GO(mp_checkpoint_finish(r->checkpoint));
+    MP_GO(mp_comm_agree(r->comm, mp_model_open(r->job->out, &compressed, &assets)));
+    MP_GO(evaluate(r, compressed, &r->after));
+    if (!r->job->no_export) {
+        mark = mp_seconds();
+        MP_GO(mp_path_join(r->job->out, "hf", &target));
+        MP_GO(mp_export(r->comm, compressed, assets, target, 0));
+        mp_clock_lap(&r->runner.clock, MP_PHASE_EXPORT, 0.0, &mark);
+    }
+    MP_GO(report_finish(r));
+out:
+    mp_source_close(&compressed);
+    mp_free(assets);
+    mp_free(target);
+    return st;
+}
+
+static void close_run(run *r)
+{
+    mp_runner_close(&r->runner);
+    mp_hidden_free(r->runner.hidden);
+    mp_checkpoint_free(r->checkpoint);
+    mp_windows_free(&r->calibration);
+    mp_windows_free(&r->evaluation);
+    selection_close(&r->selected);
+    mp_source_close(&r->source);
+    mp_free(r->assets);
+    mp_free(r->results);
+    mp_free(r->log_path);
+}
+
+static mp_status measure_rate(run *r)
+{
+    mp_status st = mp_gemm_rate(1536, 1, &r->gemm_flops);
+
+    MP_TRY(mp_comm_agree(r->comm, st));
+    return mp_comm_sum(r->comm, &r->gemm_flops, 1);
+}
+
+mp_status mp_compress(const mp_comm *comm, const mp_job *job)
+{
+    run r = {.comm = comm, .job = job, .started = mp_seconds()};
+    mp_status st;
+
+    r.runner.comm = comm;
+    r.runner.arch = &r.arch;
+    st = read_options(&r);
+    if (st == MP_OK) st = open_model(&r);
+    MP_GO(mp_comm_agree(comm, st));
+    MP_GO(draw_windows(&r));
+    MP_GO(open_run(&r));
+    MP_GO(measure_rate(&r));
+    MP_GO(report_start(&r));
+    MP_GO(evaluate(&r, r.source, &r.before));
+    MP_GO(embed(&r));
+    MP_GO(mp_runner_open(&r.runner));
+    for (int64_t b = 0; b < r.arch.n_blocks; b++) MP_GO(compress_block(&r, b));
+    MP_GO(finish(&r));
+out:
+    close_run(&r);
+    return st;
+}

@@ -1,0 +1,240 @@
+/* What a run tells: a line per block, log.jsonl for machines, report.json at the end. */
+#include "run.h"
+
+#include "mpress/fileio.h"
+#include "mpress/json.h"
+#include "mpress/log.h"
+#include "mpress/memory.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+static const double gib = 1024.0 * 1024.0 * 1024.0;
+
+/* NaN and infinity have no place in JSON: null says that there is no figure. */
+static json_t *real_or_null(double value)
+{
+    return isfinite(value) ? json_real(value) : json_null();
+}
+
+json_t *report_identity(const run *r)
+{
+    return json_pack("{s:i, s:O, s:{s:s, s:s}}", "format", 1, "options", r->job->options, "model",
+                     "path", r->job->model, "identity", r->identity);
+}
+
+/* One line of log.jsonl; the event is consumed. */
+static mp_status log_event(const run *r, json_t *event)
+{
+    char *line = NULL;
+    mp_status st = MP_OK;
+
+    if (event == NULL) return mp_fail(MP_ERR_NOMEM, "no memory for a line of the log");
+    if (r->comm->rank == 0) {
+        json_object_set_new(event, "t", json_real(mp_seconds() - r->started));
+        st = mp_json_dump(event, 1, &line);
+        if (st == MP_OK) st = mp_file_append_line(r->log_path, line);
+        mp_free(line);
+    }
+    json_decref(event);
+    return mp_comm_agree(r->comm, st);
+}
+
+mp_status report_start(const run *r)
+{
+    mp_log(MP_LOG_INFO, "%s: %s, %lld blocks, %.2f G parameters in linear maps; %s %s, %s order",
+           r->job->model, r->arch.family, (long long)r->arch.n_blocks,
+           1e-9 * (double)(mp_arch_linear_parameters(&r->arch) * r->arch.n_blocks),
+           r->runner.method->name, r->job->sparsity, r->job->propagate);
+    if (r->job->calib != NULL)
+        mp_log(MP_LOG_INFO, "calibration: %lld windows of %lld tokens from %s",
+               (long long)r->calibration.count, (long long)r->calibration.seqlen, r->job->calib);
+    mp_log(MP_LOG_INFO, "GEMM rate of all %d ranks: %.0f Gflop/s (fp32)", r->comm->size,
+           1e-9 * r->gemm_flops);
+    return log_event(r, json_pack("{s:s, s:i, s:i, s:f}", "event", "start", "ranks", r->comm->size,
+                                  "nodes", r->comm->node_count, "gemm_gflops", 1e-9 * r->gemm_flops));
+}
+
+/* The phases since the last block: what they took, and their share of the GEMM rate. */
+static void since_last_block(run *r, mp_clock *delta)
+{
+    for (int i = 0; i < MP_PHASE_COUNT; i++) {
+        delta->seconds[i] = r->runner.clock.seconds[i] - r->clock_before.seconds[i];
+        delta->flop[i] = r->runner.clock.flop[i] - r->clock_before.flop[i];
+    }
+    r->clock_before = r->runner.clock;
+}
+
+static double share_of_gemm(const run *r, const mp_clock_summary *s, mp_phase phase)
+{
+    if (s->max[phase] <= 0.0 || s->flop[phase] <= 0.0) return NAN;
+    return s->flop[phase] / s->max[phase] / r->gemm_flops;
+}
+
+static json_t *block_event(const run *r, int64_t block, double seconds, const mp_clock_summary *s,
+                           int64_t node_bytes)
+{
+    const mp_linear_result *results = r->results + block * r->arch.n_linears;
+    json_t *phases = json_object(), *errors = json_object();
+
+    for (int i = 0; i < MP_PHASE_COUNT; i++)
+        if (s->max[i] > 0.0)
+            json_object_set_new(phases, mp_phase_name((mp_phase)i),
+                                json_pack("{s:f, s:o}", "seconds", s->max[i], "share",
+                                          real_or_null(share_of_gemm(r, s, (mp_phase)i))));
+    for (int i = 0; i < r->arch.n_linears; i++)
+        json_object_set_new(errors, r->arch.linears[i].name, real_or_null(results[i].rel_error));
+    return json_pack("{s:s, s:I, s:f, s:o, s:o, s:I}", "event", "block_done", "block",
+                     (json_int_t)block, "wall_s", seconds, "phases", phases, "rel_error", errors,
+                     "node_peak_bytes", (json_int_t)node_bytes);
+}
+
+/* The mean relative error of the block's compressed linear maps; NaN without any. */
+static double mean_error(const run *r, int64_t block)
+{
+    const mp_linear_result *results = r->results + block * r->arch.n_linears;
+    double sum = 0.0;
+    int count = 0;
+
+    for (int i = 0; i < r->arch.n_linears; i++)
+        if (results[i].compressed && isfinite(results[i].rel_error)) {
+            sum += results[i].rel_error;
+            count++;
+        }
+    return count > 0 ? sum / count : NAN;
+}
+
+static void say_block(const run *r, int64_t block, double seconds, const mp_clock_summary *s,
+                      int64_t node_bytes)
+{
+    static const mp_phase shown[] = {MP_PHASE_FORWARD, MP_PHASE_MOMENT, MP_PHASE_FACTOR,
+                                     MP_PHASE_SWEEP, MP_PHASE_ERROR};
+    char text[512] = "", took[32], left[32];
+    double to_go = (double)(r->arch.n_blocks - block - 1);
+
+    for (size_t i = 0; i < sizeof shown / sizeof shown[0]; i++) {
+        double share = share_of_gemm(r, s, shown[i]);
+        size_t used = strlen(text);
+
+        if (isfinite(share))
+            snprintf(text + used, sizeof text - used, ", %s %.1fs %.0f%%", mp_phase_name(shown[i]),
+                     s->max[shown[i]], 100.0 * share);
+    }
+    mp_log(MP_LOG_INFO, "block %lld/%lld in %s: error %.4f%s of GEMM; %.1f GiB per node; ETA %s",
+           (long long)block + 1, (long long)r->arch.n_blocks, mp_duration(seconds, took),
+           mean_error(r, block), text, (double)node_bytes / gib, mp_duration(seconds * to_go, left));
+}
+
+mp_status report_block(run *r, int64_t block, double seconds)
+{
+    mp_clock delta;
+    mp_clock_summary s;
+    int64_t job_bytes, node_bytes;
+
+    since_last_block(r, &delta);
+    MP_TRY(mp_clock_gather(r->comm, &delta, &s));
+    MP_TRY(mp_comm_peak_bytes(r->comm, &job_bytes, &node_bytes));
+    if (mp_progress_is_shown())
+        mp_progress((double)block + 1.0, (double)r->arch.n_blocks, "blocks");
+    else
+        say_block(r, block, seconds, &s, node_bytes);
+    return log_event(r, block_event(r, block, seconds, &s, node_bytes));
+}
+
+static json_t *linears_json(const run *r)
+{
+    json_t *all = json_array();
+
+    for (int64_t b = 0; b < r->arch.n_blocks; b++)
+        for (int i = 0; i < r->arch.n_linears; i++) {
+            const mp_linear_result *result = &r->results[b * r->arch.n_linears + i];
+            const mp_linear_row *row = &r->arch.linears[i];
+
+            if (!result->compressed) continue;
+            json_array_append_new(
+                all, json_pack("{s:I, s:s, s:I, s:I, s:o, s:o, s:I, s:I, s:f}", "block",
+                               (json_int_t)b, "name", row->name, "d_out", (json_int_t)row->d_out,
+                               "d_in", (json_int_t)row->d_in, "rel_error",
+                               real_or_null(result->rel_error), "damping",
+                               real_or_null(result->outcome.damping), "retries",
+                               (json_int_t)result->outcome.retries, "dead",
+                               (json_int_t)result->outcome.dead, "sparsity", result->sparsity));
+        }
+    return all;
+}
+
+static json_t *phases_json(const mp_clock_summary *s)
+{
+    json_t *phases = json_object();
+
+    for (int i = 0; i < MP_PHASE_COUNT; i++)
+        json_object_set_new(phases, mp_phase_name((mp_phase)i),
+                            json_pack("{s:f, s:f, s:f}", "min", s->min[i], "mean", s->mean[i], "max",
+                                      s->max[i]));
+    return phases;
+}
+
+static json_t *calibration_json(const run *r)
+{
+    char crc[16];
+
+    if (r->job->calib == NULL) return json_null();
+    snprintf(crc, sizeof crc, "%08x", mp_windows_crc32c(&r->calibration));
+    return json_pack("{s:s, s:I, s:I, s:I, s:s, s:s}", "source", r->job->calib, "seed",
+                     (json_int_t)r->job->seed, "windows", (json_int_t)r->calibration.count, "seqlen",
+                     (json_int_t)r->calibration.seqlen, "bos", r->job->bos, "crc32c", crc);
+}
+
+static json_t *perplexity_of(const mp_perplexity_result *result)
+{
+    return result->windows > 0 ? json_real(result->perplexity) : json_null();
+}
+
+static mp_status write_report(const run *r, const mp_clock_summary *s, int64_t moved, int64_t peak)
+{
+    json_t *report = report_identity(r);
+    char *path = NULL, *text = NULL;
+    mp_status st;
+
+    json_object_set_new(report, "calibration", calibration_json(r));
+    json_object_set_new(report, "perplexity",
+                        json_pack("{s:o, s:o}", "before", perplexity_of(&r->before), "after",
+                                  perplexity_of(&r->after)));
+    json_object_set_new(report, "linears", linears_json(r));
+    json_object_set_new(report, "phases", phases_json(s));
+    json_object_set_new(report, "bytes_moved", json_integer((json_int_t)moved));
+    json_object_set_new(report, "peak_bytes", json_integer((json_int_t)peak));
+    MP_GO(mp_json_dump(report, 0, &text));
+    MP_GO(mp_path_join(r->job->out, "report.json", &path));
+    MP_GO(mp_file_write(path, text, strlen(text)));
+out:
+    json_decref(report);
+    mp_free(path);
+    mp_free(text);
+    return st;
+}
+
+mp_status report_finish(const run *r)
+{
+    mp_clock_summary s;
+    int64_t moved = mp_comm_bytes_moved(), peak, node_bytes;
+    char took[32];
+
+    mp_progress_end();
+    MP_TRY(mp_clock_gather(r->comm, &r->runner.clock, &s));
+    MP_TRY(mp_comm_sum_int(r->comm, &moved, 1));
+    MP_TRY(mp_comm_peak_bytes(r->comm, &peak, &node_bytes));
+    MP_TRY(mp_comm_agree(r->comm, r->comm->rank == 0 ? write_report(r, &s, moved, peak) : MP_OK));
+    if (r->before.windows > 0)
+        mp_log(MP_LOG_INFO, "perplexity %.4f before, %.4f after, on %lld windows of %lld tokens",
+               r->before.perplexity, r->after.perplexity, (long long)r->evaluation.count,
+               (long long)r->evaluation.seqlen);
+    mp_log(MP_LOG_INFO, "%s: done in %s, peak %.1f GiB on all ranks%s", r->job->out,
+           mp_duration(mp_seconds() - r->started, took), (double)peak / gib,
+           r->job->no_export ? "" : ", Hugging Face directory in hf/");
+    return log_event(r, json_pack("{s:s, s:o, s:o, s:I, s:I}", "event", "finished", "perplexity_before",
+                                  perplexity_of(&r->before), "perplexity_after",
+                                  perplexity_of(&r->after), "bytes_moved", (json_int_t)moved,
+                                  "peak_bytes", (json_int_t)peak));
+}

@@ -1,0 +1,54 @@
+/* A compression under way: what the driver, the selection and the report share.
+ * Floor 9: pipeline. */
+#ifndef MPRESS_RUN_H
+#define MPRESS_RUN_H
+
+#include "mpress/block_run.h"
+#include "mpress/checkpoint.h"
+#include "mpress/corpus.h"
+#include "mpress/driver.h"
+#include "mpress/perplexity.h"
+
+#include <regex.h>
+
+/* Which linear maps stay dense: --skip and --blocks. */
+typedef struct selection {
+    int has_pattern;
+    regex_t pattern;
+    int64_t first_block, end_block;
+} selection;
+
+typedef struct run {
+    const mp_comm *comm;
+    const mp_job *job;
+    mp_arch arch;
+    mp_source *source;  /* of the dense model */
+    char *assets;       /* where its config and tokenizer are */
+    char identity[16];
+    selection selected;
+    mp_windows calibration, evaluation; /* tokens on rank 0 only; counts on all */
+    mp_perplexity_result before, after; /* windows = 0: not evaluated */
+    mp_runner runner;
+    mp_checkpoint *checkpoint;
+    mp_linear_result *results; /* [n_blocks][n_linears] */
+    char *log_path;            /* OUT/log.jsonl */
+    double started, gemm_flops; /* seconds; single-precision rate of all ranks together */
+    mp_clock clock_before;      /* at the end of the last block */
+} run;
+
+mp_status selection_open(selection *s, const mp_job *job, int64_t n_blocks);
+void selection_close(selection *s);
+
+/* skip[i] = 1 for the linear maps of `block` that stay dense; returns how many do not. */
+int selection_of_block(const selection *s, const mp_arch *arch, int64_t block, int *skip);
+
+/* block_write.c: this rank's rows of every tensor of the loaded block.  Collective; agreed. */
+mp_status run_write_block(run *r, int64_t block, const mp_linear_result *results);
+
+/* report.c: what to tell.  Those that gather figures are collective; rank 0 writes. */
+mp_status report_start(const run *r);
+mp_status report_block(run *r, int64_t block, double seconds);
+mp_status report_finish(const run *r);
+json_t *report_identity(const run *r);
+
+#endif

@@ -1,0 +1,194 @@
+#include "mpress/linalg.h"
+
+#include "mpress/log.h"
+#include "mpress/memory.h"
+
+#include <dlfcn.h>
+#include <limits.h>
+#include <omp.h>
+#include <stdio.h>
+#include <string.h>
+
+/* The Fortran interface: the one that every BLAS has.  Column-major, so a row-major product is
+ * computed as the product of the transposes in reversed order. */
+void sgemm_(const char *, const char *, const int *, const int *, const int *, const float *,
+            const float *, const int *, const float *, const int *, const float *, float *,
+            const int *);
+void dgemm_(const char *, const char *, const int *, const int *, const int *, const double *,
+            const double *, const int *, const double *, const int *, const double *, double *,
+            const int *);
+void ssyrk_(const char *, const char *, const int *, const int *, const float *, const float *,
+            const int *, const float *, float *, const int *);
+void dpotrf_(const char *, const int *, double *, const int *, int *);
+void dtrtri_(const char *, const char *, const int *, double *, const int *, int *);
+
+mp_status mp_to_blas_int(int64_t n, const char *what, int *out)
+{
+    if (n < 0 || n > INT_MAX)
+        return mp_fail(MP_ERR_NOFIT, "%s = %lld does not fit the 32-bit integers of BLAS", what,
+                       (long long)n);
+    *out = (int)n;
+    return MP_OK;
+}
+
+typedef struct gemm_sizes {
+    int m, n, k, lda, ldb, ldc;
+} gemm_sizes;
+
+static mp_status gemm_gate(int64_t m, int64_t n, int64_t k, int64_t lda, int64_t ldb, int64_t ldc,
+                           gemm_sizes *s)
+{
+    MP_TRY(mp_to_blas_int(m, "rows of a product", &s->m));
+    MP_TRY(mp_to_blas_int(n, "columns of a product", &s->n));
+    MP_TRY(mp_to_blas_int(k, "inner size of a product", &s->k));
+    MP_TRY(mp_to_blas_int(lda, "a leading dimension", &s->lda));
+    MP_TRY(mp_to_blas_int(ldb, "a leading dimension", &s->ldb));
+    return mp_to_blas_int(ldc, "a leading dimension", &s->ldc);
+}
+
+mp_status mp_sgemm(int trans_a, int trans_b, int64_t m, int64_t n, int64_t k, float alpha,
+                   const float *a, int64_t lda, const float *b, int64_t ldb, float beta, float *c,
+                   int64_t ldc)
+{
+    gemm_sizes s;
+
+    if (m == 0 || n == 0) return MP_OK;
+    MP_TRY(gemm_gate(m, n, k, lda, ldb, ldc, &s));
+    sgemm_(trans_b ? "T" : "N", trans_a ? "T" : "N", &s.n, &s.m, &s.k, &alpha, b, &s.ldb, a, &s.lda,
+           &beta, c, &s.ldc);
+    return MP_OK;
+}
+
+mp_status mp_dgemm(int trans_a, int trans_b, int64_t m, int64_t n, int64_t k, double alpha,
+                   const double *a, int64_t lda, const double *b, int64_t ldb, double beta, double *c,
+                   int64_t ldc)
+{
+    gemm_sizes s;
+
+    if (m == 0 || n == 0) return MP_OK;
+    MP_TRY(gemm_gate(m, n, k, lda, ldb, ldc, &s));
+    dgemm_(trans_b ? "T" : "N", trans_a ? "T" : "N", &s.n, &s.m, &s.k, &alpha, b, &s.ldb, a, &s.lda,
+           &beta, c, &s.ldc);
+    return MP_OK;
+}
+
+mp_status mp_ssyrk(int64_t n, int64_t k, const float *a, int64_t lda, float *c, int64_t ldc)
+{
+    const float one = 1.0f, zero = 0.0f;
+    gemm_sizes s;
+
+    if (n == 0) return MP_OK;
+    MP_TRY(gemm_gate(n, n, k, lda, lda, ldc, &s));
+    /* row-major upper is column-major lower; A^T A of the row-major A is A A^T of what BLAS sees */
+    ssyrk_("L", "N", &s.n, &s.k, &one, a, &s.lda, &zero, c, &s.ldc);
+    return MP_OK;
+}
+
+mp_status mp_dpotrf(int64_t n, double *a, int64_t lda, int64_t *failed_at)
+{
+    int order, ld, info = 0;
+
+    MP_TRY(mp_to_blas_int(n, "order of a matrix", &order));
+    MP_TRY(mp_to_blas_int(lda, "a leading dimension", &ld));
+    dpotrf_("L", &order, a, &ld, &info);
+    if (info < 0) return mp_fail(MP_ERR_INTERNAL, "dpotrf: argument %d is not valid", -info);
+    *failed_at = info;
+    return MP_OK;
+}
+
+mp_status mp_dtrtri_upper(int64_t n, double *a, int64_t lda)
+{
+    int order, ld, info = 0;
+
+    MP_TRY(mp_to_blas_int(n, "order of a matrix", &order));
+    MP_TRY(mp_to_blas_int(lda, "a leading dimension", &ld));
+    dtrtri_("L", "N", &order, a, &ld, &info); /* row-major upper = column-major lower */
+    if (info != 0) return mp_fail(MP_ERR_NUMERIC, "triangular inverse: zero on the diagonal (%d)", info);
+    return MP_OK;
+}
+
+static double product_rate_single(int64_t n, float *a)
+{
+    double start = mp_seconds();
+    mp_status st = mp_sgemm(0, 0, n, n, n, 1.0f, a, n, a + n * n, n, 0.0f, a + 2 * n * n, n);
+
+    return st == MP_OK ? 2.0 * (double)n * (double)n * (double)n / (mp_seconds() - start) : 0.0;
+}
+
+static double product_rate_double(int64_t n, double *a)
+{
+    double start = mp_seconds();
+    mp_status st = mp_dgemm(0, 0, n, n, n, 1.0, a, n, a + n * n, n, 0.0, a + 2 * n * n, n);
+
+    return st == MP_OK ? 2.0 * (double)n * (double)n * (double)n / (mp_seconds() - start) : 0.0;
+}
+
+mp_status mp_gemm_rate(int64_t n, int single, double *flops)
+{
+    double *memory = NULL; /* three matrices, small integers: no denormals, no growth */
+    double best = 0.0;
+
+    MP_TRY(MP_NEW(memory, 3 * n * n, "matrices for the GEMM rate"));
+    for (int64_t i = 0; i < 3 * n * n; i++) {
+        if (single)
+            ((float *)memory)[i] = (float)(i % 7) - 3.0f;
+        else
+            memory[i] = (double)(i % 7) - 3.0;
+    }
+    for (int i = 0; i < 3; i++) {
+        double rate = single ? product_rate_single(n, (float *)memory) : product_rate_double(n, memory);
+
+        if (rate > best) best = rate;
+    }
+    mp_free(memory);
+    *flops = best;
+    return MP_OK;
+}
+
+/* OpenBLAS built on pthreads does not listen to OpenMP; where the symbol is there, it is told. */
+void mp_threads_set(int threads)
+{
+    void *symbol = dlsym(RTLD_DEFAULT, "openblas_set_num_threads");
+    void (*set)(int);
+
+    if (threads < 1) threads = 1;
+    omp_set_num_threads(threads);
+    if (symbol == NULL) return;
+    memcpy(&set, &symbol, sizeof set);
+    set(threads);
+}
+
+int mp_threads(void)
+{
+    return omp_get_max_threads();
+}
+
+const char *mp_blas_description(void)
+{
+    static char text[1024];
+    void *config = dlsym(RTLD_DEFAULT, "openblas_get_config");
+    void *address = dlsym(RTLD_DEFAULT, "sgemm_");
+    const char *(*get)(void);
+    Dl_info info;
+    const char *words = "unknown BLAS";
+
+    if (config != NULL) {
+        memcpy(&get, &config, sizeof get);
+        words = get();
+    }
+    snprintf(text, sizeof text, "%s (%s)", words,
+             address != NULL && dladdr(address, &info) != 0 && info.dli_fname != NULL
+                 ? info.dli_fname
+                 : "statically linked");
+    return text;
+}
+
+/* Debian's reference library has a directory of its own; an optimised one has a name of its own. */
+int mp_blas_is_reference(void)
+{
+    const char *text = mp_blas_description();
+
+    return dlsym(RTLD_DEFAULT, "openblas_get_config") == NULL &&
+           dlsym(RTLD_DEFAULT, "MKL_Get_Version") == NULL &&
+           (strstr(text, "/blas/") != NULL || strstr(text, "libblas.so") != NULL);
+}

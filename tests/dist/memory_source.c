@@ -1,0 +1,208 @@
+#include "memory_source.h"
+
+#include "mpress/json.h"
+#include "mpress/memory.h"
+#include "mpress/rng.h"
+#include "mpress/tensor.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { MAX_TENSORS = 128 };
+
+typedef struct memory_source {
+    memory_tensor *tensors[MAX_TENSORS]; /* in the order of names */
+    mp_source *source;
+} memory_source;
+
+static const mp_tensor_info *source_at(void *self, int64_t index)
+{
+    return &((memory_source *)self)->tensors[index]->info;
+}
+
+static mp_status source_read(void *self, int64_t index, int64_t begin, int64_t length, void *to)
+{
+    const memory_tensor *t = ((memory_source *)self)->tensors[index];
+
+    if (t->fails) return mp_fail(MP_ERR_IO, "memory: %s cannot be read", t->name);
+    if (begin < 0 || length < 0 || begin + length > mp_tensor_bytes(&t->info))
+        return mp_fail(MP_ERR_INTERNAL, "memory: %s: read beyond its end", t->name);
+    memcpy(to, (const char *)t->data + begin, (size_t)length);
+    return MP_OK;
+}
+
+static void source_prefetch(void *self, int64_t index)
+{
+    ((memory_source *)self)->tensors[index]->hints++;
+}
+
+static void tensor_free(memory_tensor *t)
+{
+    mp_free(t->data);
+    mp_free(t);
+}
+
+static void source_close(void *self)
+{
+    memory_source *m = self;
+
+    for (int64_t i = 0; i < m->source->count; i++) tensor_free(m->tensors[i]);
+    mp_free(m);
+}
+
+static mp_status add_tensor(memory_source *m, const char *name, mp_dtype dtype, int64_t rows,
+                            int64_t columns)
+{
+    memory_tensor *t = NULL;
+
+    if (m->source->count == MAX_TENSORS) return mp_fail(MP_ERR_INTERNAL, "too many tensors");
+    MP_TRY(MP_NEW(t, 1, "tensor in memory"));
+    m->tensors[m->source->count++] = t;
+    snprintf(t->name, sizeof t->name, "%s", name);
+    t->info = (mp_tensor_info){.name = t->name, .dtype = dtype, .ndim = columns > 0 ? 2 : 1};
+    t->info.shape[0] = rows;
+    t->info.shape[1] = columns;
+    return mp_alloc(&t->data, mp_tensor_bytes(&t->info), 1, 1, "tensor in memory");
+}
+
+static mp_status add_block(memory_source *m, const mp_arch *arch, mp_dtype dtype, int64_t block)
+{
+    char suffix[128], name[256];
+
+    for (int i = 0; i < arch->n_linears; i++) {
+        const mp_linear_row *row = &arch->linears[i];
+
+        snprintf(suffix, sizeof suffix, "%s.weight", row->name);
+        mp_arch_tensor_name(block, suffix, name);
+        MP_TRY(add_tensor(m, name, dtype, row->d_out, row->d_in));
+        if (!row->has_bias) continue;
+        snprintf(suffix, sizeof suffix, "%s.bias", row->name);
+        mp_arch_tensor_name(block, suffix, name);
+        MP_TRY(add_tensor(m, name, dtype, row->d_out, 0));
+    }
+    for (int i = 0; i < arch->n_vectors; i++) {
+        mp_arch_tensor_name(block, arch->vectors[i].name, name);
+        MP_TRY(add_tensor(m, name, dtype, arch->vectors[i].size, 0));
+    }
+    return MP_OK;
+}
+
+static int by_name(const void *left, const void *right)
+{
+    return strcmp((*(memory_tensor *const *)left)->name, (*(memory_tensor *const *)right)->name);
+}
+
+static mp_status fill(memory_tensor *t, uint64_t seed, uint64_t stream)
+{
+    const int64_t count = mp_tensor_elements(&t->info);
+    float *values = NULL;
+
+    MP_TRY(MP_NEW(values, count, "random weights"));
+    mp_philox_normal(seed, stream, 0, count, values);
+    for (int64_t i = 0; i < count; i++)
+        values[i] = 0.05f * values[i] + (strstr(t->name, "norm") != NULL ? 1.0f : 0.0f);
+    mp_from_f32(t->info.dtype, values, count, t->data);
+    mp_free(values);
+    return MP_OK;
+}
+
+static mp_status add_all(memory_source *m, const mp_arch *arch, mp_dtype dtype, uint64_t seed)
+{
+    MP_TRY(add_tensor(m, MP_EMBED_NAME, dtype, arch->vocabulary, arch->d_model));
+    MP_TRY(add_tensor(m, MP_NORM_NAME, dtype, arch->d_model, 0));
+    if (!arch->tied_head)
+        MP_TRY(add_tensor(m, MP_HEAD_NAME, dtype, arch->vocabulary, arch->d_model));
+    for (int64_t b = 0; b < arch->n_blocks; b++) MP_TRY(add_block(m, arch, dtype, b));
+    qsort(m->tensors, (size_t)m->source->count, sizeof m->tensors[0], by_name);
+    for (int64_t i = 0; i < m->source->count; i++) MP_TRY(fill(m->tensors[i], seed, (uint64_t)i));
+    return MP_OK;
+}
+
+mp_status memory_source_create(const mp_arch *arch, mp_dtype dtype, uint64_t seed,
+                               mp_source **source)
+{
+    memory_source *m = NULL;
+    mp_source *s = NULL;
+    mp_status st;
+
+    MP_TRY(MP_NEW(s, 1, "source in memory"));
+    st = MP_NEW(m, 1, "source in memory");
+    if (st != MP_OK) {
+        mp_free(s);
+        return st;
+    }
+    *s = (mp_source){.self = m,
+                     .path = "memory",
+                     .at = source_at,
+                     .read = source_read,
+                     .prefetch = source_prefetch,
+                     .close = source_close};
+    m->source = s;
+    st = add_all(m, arch, dtype, seed);
+    if (st == MP_OK)
+        *source = s;
+    else
+        mp_source_close(&s);
+    return st;
+}
+
+memory_tensor *memory_source_tensor(mp_source *source, const char *name)
+{
+    int64_t index = mp_source_find(source, name);
+
+    return index < 0 ? NULL : ((memory_source *)source->self)->tensors[index];
+}
+
+void memory_source_remove(mp_source *source, const char *name)
+{
+    memory_source *m = source->self;
+    int64_t index = mp_source_find(source, name);
+
+    if (index < 0) return;
+    tensor_free(m->tensors[index]);
+    source->count--;
+    memmove(&m->tensors[index], &m->tensors[index + 1],
+            (size_t)(source->count - index) * sizeof m->tensors[0]);
+}
+
+void memory_source_rename(mp_source *source, const char *name, const char *new_name)
+{
+    memory_source *m = source->self;
+    memory_tensor *t = memory_source_tensor(source, name);
+
+    if (t == NULL) return;
+    snprintf(t->name, sizeof t->name, "%s", new_name);
+    qsort(m->tensors, (size_t)source->count, sizeof m->tensors[0], by_name);
+}
+
+mp_status tiny_arch(const char *family, const char *extra, mp_arch *arch)
+{
+    static const struct {
+        const char *family, *source;
+    } classes[] = {{"llama", "LlamaForCausalLM"},
+                   {"mistral", "MistralForCausalLM"},
+                   {"qwen2", "Qwen2ForCausalLM"},
+                   {"qwen3", "Qwen3ForCausalLM"}};
+    json_t *config = NULL, *changes = NULL;
+    char text[1024];
+    mp_status st;
+    size_t i = 0;
+
+    while (i < 3 && strcmp(classes[i].family, family) != 0) i++;
+    snprintf(text, sizeof text,
+             "{\"model_type\": \"%s\", \"architectures\": [\"%s\"], \"hidden_size\": 48, "
+             "\"intermediate_size\": 80, \"num_hidden_layers\": 2, \"num_attention_heads\": 4, "
+             "\"num_key_value_heads\": 2, \"vocab_size\": 67, \"rms_norm_eps\": 1e-5, "
+             "\"hidden_act\": \"silu\", \"max_position_embeddings\": 512}",
+             family, classes[i].source);
+    MP_TRY(mp_json_parse(text, strlen(text), "tiny", &config));
+    snprintf(text, sizeof text, "{%s}", extra);
+    MP_GO(mp_json_parse(text, strlen(text), "changes", &changes));
+    json_object_update(config, changes);
+    st = mp_arch_parse(config, "tiny/config.json", arch);
+out:
+    json_decref(config);
+    json_decref(changes);
+    return st;
+}

@@ -1,0 +1,142 @@
+/* Whole runs against reference perplexities, and against themselves on other numbers of ranks. */
+#include <criterion/criterion.h>
+#include <criterion/parameterized.h>
+
+#include "launch.h"
+
+#include <jansson.h>
+#include <math.h>
+
+/* A row of perplexity.json, and the options that stand for its name. */
+struct row {
+    char model[256], golden[256]; /* arrays: Criterion copies them to another process */
+    char name[64], options[128];
+};
+
+static const struct {
+    const char *name, *options;
+} runs[] = {
+    {"magnitude 50%", "--method magnitude --sparsity 0.5"},
+    {"sparsegpt 50% block", "--method sparsegpt --sparsity 0.5"},
+    {"sparsegpt 50% linear", "--method sparsegpt --sparsity 0.5 --propagate linear"},
+    {"sparsegpt 2:4 block", "--method sparsegpt --sparsity 2:4"},
+    {"sparsegpt 2:4 block r=0.25", "--method sparsegpt --sparsity 2:4 --state-ratio 0.25"},
+    {"sparsegpt 2:4 linear", "--method sparsegpt --sparsity 2:4 --propagate linear"},
+    {"sparsegpt 4:8 block", "--method sparsegpt --sparsity 4:8"},
+    {"sparsegpt 4:8 linear", "--method sparsegpt --sparsity 4:8 --propagate linear"},
+    {"wanda 50% block", "--method wanda --sparsity 0.5"},
+    {"wanda 50% linear", "--method wanda --sparsity 0.5 --propagate linear"},
+    {"wanda 2:4 block", "--method wanda --sparsity 2:4"},
+    {"wanda 2:4 block r=0.25", "--method wanda --sparsity 2:4 --state-ratio 0.25"},
+    {"wanda 2:4 linear", "--method wanda --sparsity 2:4 --propagate linear"},
+    {"wanda 4:8 block", "--method wanda --sparsity 4:8"},
+    {"wanda 4:8 linear", "--method wanda --sparsity 4:8 --propagate linear"},
+};
+
+enum { RUNS = sizeof runs / sizeof runs[0] };
+
+static const char *const models[][2] = {
+    {MPRESS_DATA "/wikillama-5m", MPRESS_DATA "/golden"},
+    {MPRESS_SHARED "/models/stories260k", MPRESS_SHARED "/golden/stories260k"},
+};
+
+static struct row rows[2 * RUNS];
+
+ParameterizedTestParameters(run, gives_the_reference_perplexity)
+{
+    size_t count = 0;
+
+    for (int m = 0; m < 2; m++)
+        for (int i = 0; i < RUNS; i++) {
+            struct row *r = &rows[count++];
+
+            snprintf(r->model, sizeof r->model, "%s", models[m][0]);
+            snprintf(r->golden, sizeof r->golden, "%s", models[m][1]);
+            snprintf(r->name, sizeof r->name, "%s", runs[i].name);
+            snprintf(r->options, sizeof r->options, "%s", runs[i].options);
+        }
+    return cr_make_param_array(struct row, rows, count);
+}
+
+static double member(const json_t *object, const char *key)
+{
+    const json_t *value = json_object_get(object, key);
+
+    cr_assert(json_is_number(value), "no number under %s", key);
+    return json_number_value(value);
+}
+
+ParameterizedTest(struct row *r, run, gives_the_reference_perplexity, .timeout = 600)
+{
+    static struct outcome o;
+    char scratch[64], path[512], arguments[2048];
+    json_t *reference, *report, *perplexity;
+    double expected, dense;
+
+    snprintf(path, sizeof path, "%s/perplexity.json", r->golden);
+    if (access(path, R_OK) != 0) cr_skip_test("skipped: %s is not there", path);
+    reference = json_load_file(path, 0, NULL);
+    cr_assert_not_null(reference);
+    if (json_object_get(reference, r->name) == NULL) /* 4:8 does not fit stories260k */
+        cr_skip_test("skipped: %s has no \"%s\"", path, r->name);
+    expected = member(reference, r->name);
+    dense = member(reference, "dense");
+    scratch_make(scratch);
+    snprintf(arguments, sizeof arguments,
+             "compress %s %s/out %s --calib %s/calib.safetensors --eval %s/eval.safetensors "
+             "--eval-seqlen %d --no-export",
+             r->model, scratch, r->options, r->golden, r->golden, (int)member(reference, "eval_seqlen"));
+    launch(&o, 2, arguments);
+    cr_assert_eq(o.code, 0, "%s", o.text);
+    snprintf(path, sizeof path, "%s/out/report.json", scratch);
+    report = json_load_file(path, 0, NULL);
+    cr_assert_not_null(report);
+    perplexity = json_object_get(report, "perplexity");
+    cr_log_warn("%s: %.4f, reference %.4f", r->name, member(perplexity, "after"), expected);
+    cr_expect(fabs(member(perplexity, "before") / dense - 1.0) < 0.001, "dense %.4f, expected %.4f",
+              member(perplexity, "before"), dense);
+    cr_expect(fabs(member(perplexity, "after") / expected - 1.0) < 0.01, "%s: %.4f, expected %.4f",
+              r->name, member(perplexity, "after"), expected);
+    json_decref(report);
+    json_decref(reference);
+    scratch_remove(scratch);
+}
+
+/* The exported tensors of one command on 1, 2, 3 and 4 ranks, byte for byte. */
+static void same_on_all_ranks(const char *options)
+{
+    static struct outcome o;
+    char scratch[64], arguments[2048];
+
+    scratch_make(scratch);
+    for (int ranks = 1; ranks <= 4; ranks++) {
+        snprintf(arguments, sizeof arguments,
+                 "compress %s/wikillama-5m %s/%d %s --calib %s/golden/calib.safetensors --nsamples 7",
+                 MPRESS_DATA, scratch, ranks, options, MPRESS_DATA);
+        launch(&o, ranks, arguments);
+        cr_assert_eq(o.code, 0, "%d ranks: %s", ranks, o.text);
+        if (ranks == 1) continue;
+        snprintf(arguments, sizeof arguments, "cmp %s/1/hf/model.safetensors %s/%d/hf/model.safetensors",
+                 scratch, scratch, ranks);
+        cr_expect_eq(system(arguments), 0, "%s: 1 and %d ranks differ", options, ranks);
+    }
+    scratch_remove(scratch);
+}
+
+Test(run, does_not_depend_on_the_number_of_ranks, .timeout = 600)
+{
+    same_on_all_ranks("--method sparsegpt --sparsity 2:4");
+    same_on_all_ranks("--method sparsegpt --sparsity 0.5 --propagate linear --blocks 1:4");
+    same_on_all_ranks("--method wanda --sparsity 0.5 --propagate dense --skip down_proj");
+    same_on_all_ranks("--method magnitude --sparsity 0.3 --state-ratio 0.5");
+}
+
+Test(run, works_without_mpirun, .timeout = 600)
+{
+    static struct outcome o;
+
+    launch(&o, 0, "eval " MPRESS_DATA "/wikillama-5m --data " MPRESS_DATA
+                  "/golden/eval.safetensors --seqlen 256 --max-windows 3 --json 2>/dev/null");
+    cr_assert_eq(o.code, 0, "%s", o.text);
+    cr_assert_not_null(strstr(o.text, "\"windows\": 3"), "%s", o.text);
+}

@@ -1,0 +1,439 @@
+#include "mpress/error.h"
+#include "mpress/fileio.h"
+#include "mpress/log.h"
+#include "mpress/memory.h"
+#include "mpress/options.h"
+
+#include "helpers.h"
+
+#include <fcntl.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stddef.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+static mp_status fails_here(void)
+{
+    return mp_fail(MP_ERR_IO, "disk %s is full", "sda");
+}
+
+static mp_status passes_on(int *reached)
+{
+    mp_status st = MP_OK;
+
+    MP_GO(fails_here());
+    *reached = 1;
+out:
+    return st;
+}
+
+Test(error, the_first_message_reaches_the_caller_with_its_place)
+{
+    int reached = 0;
+
+    EXPECT_FAILURE(passes_on(&reached), MP_ERR_IO, "disk sda is full");
+    cr_assert_eq(reached, 0);
+    cr_assert_eq(strncmp(mp_error_place(), "test_base.c:", 12), 0, "%s", mp_error_place());
+}
+
+Test(error, a_message_may_quote_the_one_before_it)
+{
+    fails_here();
+    mp_fail(MP_ERR_MPI, "rank 3: %s", mp_error_message());
+    cr_assert_str_eq(mp_error_message(), "rank 3: disk sda is full");
+}
+
+Test(error, a_message_is_one_line_and_is_cut_where_it_is_long)
+{
+    char name[3000];
+
+    memset(name, 'x', sizeof name);
+    name[sizeof name - 1] = '\0';
+    mp_fail(MP_ERR_IO, "a\nb\tc\033[2J\x7f \303\244 %s", name);
+    cr_assert_eq(strncmp(mp_error_message(), "a?b?c?[2J? \303\244 xxx", 15), 0);
+    cr_assert_lt(strlen(mp_error_message()), 1024);
+}
+
+static void *message_of_a_new_thread(void *unused)
+{
+    (void)unused;
+    return strdup(mp_error_message());
+}
+
+Test(error, messages_belong_to_a_thread)
+{
+    pthread_t thread;
+    void *other = NULL;
+
+    fails_here();
+    cr_assert_eq(pthread_create(&thread, NULL, message_of_a_new_thread, NULL), 0);
+    cr_assert_eq(pthread_join(thread, &other), 0);
+    cr_assert_str_eq((char *)other, "");
+    free(other);
+}
+
+Test(error, statuses_map_to_the_exit_codes_that_scripts_rely_on)
+{
+    static const struct {
+        mp_status status;
+        int code;
+    } codes[] = {
+        {MP_OK, 0},           {MP_ERR_ARG, 64},    {MP_ERR_NOFIT, 64},    {MP_ERR_FORMAT, 65},
+        {MP_ERR_NUMERIC, 65}, {MP_ERR_NOMEM, 70},  {MP_ERR_INTERNAL, 70}, {MP_ERR_MPI, 70},
+        {MP_ERR_IO, 74},      {MP_ERR_STOPPED, 75}};
+
+    for (size_t i = 0; i < sizeof codes / sizeof *codes; i++) {
+        cr_assert_eq(mp_exit_code(codes[i].status), codes[i].code);
+        cr_assert_gt(strlen(mp_status_text(codes[i].status)), 0);
+    }
+    cr_assert_eq(mp_exit_code((mp_status)1000), 70);
+    cr_assert_str_eq(mp_status_text((mp_status)1000), "unknown status");
+}
+
+Test(memory, blocks_are_aligned_counted_and_zeroed)
+{
+    double *numbers = NULL;
+    char *nothing = NULL;
+
+    EXPECT_OK(MP_NEW(numbers, 100, "numbers"));
+    EXPECT_OK(MP_NEW_RAW(nothing, 0, "nothing"));
+    cr_assert_not_null(nothing);
+    cr_assert_eq((uintptr_t)numbers % 64, 0);
+    cr_assert_eq((uintptr_t)nothing % 64, 0);
+    for (int i = 0; i < 100; i++) cr_assert_eq(numbers[i], 0.0);
+    cr_assert_eq(mp_memory_balance(), 2);
+    cr_assert_eq(mp_memory_bytes(), 800);
+    mp_free(numbers);
+    mp_free(nothing);
+    mp_free(NULL);
+    cr_assert_eq(mp_memory_balance(), 0);
+    cr_assert_eq(mp_memory_bytes(), 0);
+    cr_assert_gt(mp_memory_peak(), 1 << 20);
+}
+
+Test(memory, impossible_sizes_name_the_buffer)
+{
+    double *numbers = (double *)&numbers;
+
+    EXPECT_FAILURE(MP_NEW(numbers, -1, "hidden states"), MP_ERR_NOMEM, "hidden states", "-1");
+    cr_assert_null(numbers);
+    EXPECT_FAILURE(MP_NEW(numbers, INT64_MAX, "hidden states"), MP_ERR_NOMEM, "hidden states");
+    EXPECT_FAILURE(MP_NEW(numbers, INT64_MAX / 8, "hidden states"), MP_ERR_NOMEM, "hidden states");
+#ifndef __SANITIZE_ADDRESS__ /* which ends the program at such a request */
+    EXPECT_FAILURE(MP_NEW_RAW(numbers, (int64_t)1 << 53, "hidden states"), MP_ERR_NOMEM,
+                   "hidden states", "could not allocate 68719476736.0 MiB");
+#endif
+    EXPECT_NO_LEAKS();
+}
+
+Test(memory, a_string_is_copied_whole)
+{
+    char *copy = NULL;
+
+    EXPECT_OK(mp_strdup("caf\303\251", &copy));
+    cr_assert_str_eq(copy, "caf\303\251");
+    mp_free(copy);
+    EXPECT_NO_LEAKS();
+}
+
+Test(fileio, a_file_is_written_in_one_step_and_read_back)
+{
+    const char *dir = scratch_make(), *path = path_in(dir, "a");
+    char *bytes = NULL;
+    size_t length = 0;
+
+    EXPECT_OK(mp_file_write(path, "a\0b", 3));
+    EXPECT_OK(mp_file_read(path, 3, &bytes, &length));
+    cr_assert(length == 3 && memcmp(bytes, "a\0b", 4) == 0);
+    mp_free(bytes);
+    cr_assert_not(mp_path_exists(path_in(dir, "a.tmp")));
+    EXPECT_FAILURE(mp_file_read(path, 2, &bytes, &length), MP_ERR_FORMAT, path, "3 bytes",
+                   "at most 2");
+    EXPECT_FAILURE(mp_file_read(path_in(dir, "b"), 9, &bytes, &length), MP_ERR_IO, "/b",
+                   "No such file");
+    EXPECT_FAILURE(mp_file_read(dir, 9, &bytes, &length), MP_ERR_IO, dir, "not a regular file");
+    scratch_remove(dir);
+    EXPECT_NO_LEAKS();
+}
+
+Test(fileio, a_failed_write_leaves_the_old_file_and_nothing_else)
+{
+    const char *dir = scratch_make(), *path = path_in(dir, "a");
+    struct rlimit limit = {16, 16};
+    char large[4096] = {0}, *bytes = NULL;
+    size_t length = 0;
+
+    EXPECT_OK(mp_file_write(path, "old", 3));
+    signal(SIGXFSZ, SIG_IGN);
+    cr_assert_eq(setrlimit(RLIMIT_FSIZE, &limit), 0);
+    cr_assert_eq(mp_file_write(path, large, sizeof large), MP_ERR_IO);
+    cr_assert_not_null(strstr(mp_error_message(), "File too large"), "%s", mp_error_message());
+    EXPECT_OK(mp_file_read(path, 16, &bytes, &length));
+    cr_assert_str_eq(bytes, "old");
+    cr_assert_not(mp_path_exists(path_in(dir, "a.tmp")));
+    mp_free(bytes);
+    EXPECT_FAILURE(mp_file_write(path_in(dir, "none/a"), "x", 1), MP_ERR_IO, "none/a",
+                   "No such file");
+    scratch_remove(dir);
+    EXPECT_NO_LEAKS();
+}
+
+Test(fileio, ranges_are_exact)
+{
+    const char *dir = scratch_make(), *path = path_in(dir, "a");
+    int fd = open(path, O_RDWR | O_CREAT, 0600);
+    char bytes[4] = {0};
+
+    EXPECT_OK(mp_file_pwrite(fd, path, "abcdef", 6, 2));
+    EXPECT_OK(mp_file_pread(fd, path, bytes, 4, 4));
+    cr_assert_eq(memcmp(bytes, "cdef", 4), 0);
+    EXPECT_OK(mp_file_pread(fd, path, bytes, 0, 100));
+    EXPECT_FAILURE(mp_file_pread(fd, path, bytes, 4, 5), MP_ERR_FORMAT, path, "ends 1 bytes");
+    close(fd);
+    EXPECT_FAILURE(mp_file_pread(-1, "gone", bytes, 1, 0), MP_ERR_IO, "gone",
+                   "Bad file descriptor");
+    EXPECT_FAILURE(mp_file_pwrite(-1, "gone", bytes, 1, 0), MP_ERR_IO, "gone",
+                   "Bad file descriptor");
+    scratch_remove(dir);
+}
+
+Test(fileio, offsets_beyond_two_gib_work)
+{
+    const char *dir = scratch_make(), *path = path_in(dir, "sparse");
+    int fd = open(path, O_RDWR | O_CREAT, 0600);
+    const uint64_t far = ((uint64_t)5 << 30) + 7;
+    char bytes[2];
+
+    EXPECT_OK(mp_file_pwrite(fd, path, "xy", 2, far));
+    EXPECT_OK(mp_file_pread(fd, path, bytes, 2, far));
+    cr_assert_eq(memcmp(bytes, "xy", 2), 0);
+    close(fd);
+    scratch_remove(dir);
+}
+
+Test(fileio, lines_are_appended_and_files_copied)
+{
+    const char *dir = scratch_make(), *path = path_in(dir, "log"), *copy = path_in(dir, "copy");
+    char *bytes = NULL;
+    size_t length;
+
+    EXPECT_OK(mp_file_append_line(path, "one"));
+    EXPECT_OK(mp_file_append_line(path, "two"));
+    EXPECT_OK(mp_file_copy(path, copy));
+    EXPECT_OK(mp_file_read(copy, 99, &bytes, &length));
+    cr_assert_str_eq(bytes, "one\ntwo\n");
+    mp_free(bytes);
+    EXPECT_FAILURE(mp_file_append_line(path_in(dir, "x/log"), "a"), MP_ERR_IO, "x/log");
+    EXPECT_FAILURE(mp_file_append_line("/dev/full", "a"), MP_ERR_IO, "/dev/full", "No space");
+    EXPECT_FAILURE(mp_file_copy(path_in(dir, "none"), copy), MP_ERR_IO, "none", "No such file");
+    scratch_remove(dir);
+    EXPECT_NO_LEAKS();
+}
+
+Test(fileio, directories_are_made_with_their_parents_and_removed_with_their_children)
+{
+    const char *dir = scratch_make(), *deep = path_in(dir, "a/b/c"), *file = path_in(deep, "f");
+    const char *outside = path_in(dir, "kept");
+
+    EXPECT_OK(mp_directory_make(deep));
+    EXPECT_OK(mp_directory_make(deep));
+    cr_assert(mp_path_is_directory(deep) && mp_directory_is_empty(deep));
+    write_text(file, "x");
+    cr_assert_not(mp_directory_is_empty(deep));
+    cr_assert_not(mp_directory_is_empty(file));
+    cr_assert(mp_directory_is_empty(path_in(dir, "none")));
+    EXPECT_FAILURE(mp_directory_make(path_in(file, "d")), MP_ERR_IO, "Not a directory");
+    EXPECT_FAILURE(mp_directory_make(file), MP_ERR_IO, file, "not a directory");
+    EXPECT_OK(mp_directory_make(outside));
+    write_text(path_in(outside, "f"), "x");
+    cr_assert_eq(symlink(outside, path_in(deep, "link")), 0);
+    EXPECT_OK(mp_path_remove(path_in(dir, "a")));
+    cr_assert_not(mp_path_exists(path_in(dir, "a")));
+    cr_assert(mp_path_exists(path_in(outside, "f")), "a link was followed");
+    EXPECT_OK(mp_path_remove(path_in(dir, "a")));
+    scratch_remove(dir);
+    EXPECT_NO_LEAKS();
+}
+
+static void expect_join(const char *dir, const char *name, const char *expected)
+{
+    char *path = NULL;
+
+    EXPECT_OK(mp_path_join(dir, name, &path));
+    cr_assert_str_eq(path, expected);
+    mp_free(path);
+}
+
+Test(fileio, paths_are_joined_with_one_slash)
+{
+    expect_join("a", "b", "a/b");
+    expect_join("a/", "b", "a/b");
+    expect_join("/", "b", "/b");
+    expect_join("", "b", "b");
+    EXPECT_NO_LEAKS();
+}
+
+/* RFC 3720, B.4: 32 bytes of zeros, of ones, and 0 .. 31. */
+Test(fileio, checksums_are_those_of_rfc_3720_and_continue)
+{
+    unsigned char zeros[32] = {0}, ones[32], rising[32];
+
+    memset(ones, 0xff, sizeof ones);
+    for (int i = 0; i < 32; i++) rising[i] = (unsigned char)i;
+    cr_assert_eq(mp_crc32c(0, zeros, 32), 0x8a9136aau);
+    cr_assert_eq(mp_crc32c(0, ones, 32), 0x62a8ab43u);
+    cr_assert_eq(mp_crc32c(0, rising, 32), 0x46dd794eu);
+    cr_assert_eq(mp_crc32c(mp_crc32c(0, rising, 11), rising + 11, 21), 0x46dd794eu);
+    cr_assert_eq(mp_crc32c(5, zeros, 0), 5);
+}
+
+typedef struct settings {
+    const char *model, *calib;
+    int64_t seqlen;
+    double damp;
+    int strict;
+} settings;
+
+static const mp_option rows[] = {
+    {"MODEL", NULL, "the model", NULL, MP_OPT_STRING, offsetof(settings, model), 0},
+    {"--calib", "FILE", "text", NULL, MP_OPT_STRING, offsetof(settings, calib), 0},
+    {"--seqlen", "L", "tokens", "2048", MP_OPT_INT, offsetof(settings, seqlen), MP_OPT_IDENTITY},
+    {"--damp", "D", "damping", "0.01", MP_OPT_DOUBLE, offsetof(settings, damp), MP_OPT_IDENTITY},
+    {"--strict", NULL, "no fallback", NULL, MP_OPT_FLAG, offsetof(settings, strict), 0},
+    {0}};
+static const mp_command_line line = {"compress", "Compresses.", rows};
+
+/* The words of one command line, parted by spaces. */
+static mp_status parse(const char *words, settings *config)
+{
+    static char copy[512];
+    char *argv[32];
+    int argc = 0;
+
+    snprintf(copy, sizeof copy, "%s", words);
+    for (char *word = strtok(copy, " "); word != NULL; word = strtok(NULL, " "))
+        argv[argc++] = word;
+    return mp_options_parse(&line, argc, argv, config);
+}
+
+Test(options, defaults_are_filled_in_and_both_spellings_are_taken)
+{
+    settings s;
+
+    EXPECT_OK(parse("m", &s));
+    cr_assert_str_eq(s.model, "m");
+    cr_assert(s.calib == NULL && s.seqlen == 2048 && s.damp == 0.01 && s.strict == 0);
+    EXPECT_OK(parse("--seqlen 16 m --damp=1e-3 --strict --calib=--odd", &s));
+    cr_assert_str_eq(s.calib, "--odd");
+    cr_assert(s.seqlen == 16 && s.damp == 1e-3 && s.strict == 1);
+    EXPECT_OK(parse("m --seqlen -5", &s));
+    cr_assert_eq(s.seqlen, -5);
+}
+
+Test(options, each_mistake_is_named_with_its_option_and_value)
+{
+    settings s;
+
+    EXPECT_FAILURE(parse("", &s), MP_ERR_ARG, "needs MODEL", "compress");
+    EXPECT_FAILURE(parse("a b", &s), MP_ERR_ARG, "b:", "no further argument");
+    EXPECT_FAILURE(parse("m --sqlen 5", &s), MP_ERR_ARG, "--sqlen", "unknown option", "--help");
+    EXPECT_FAILURE(parse("m --seq=5", &s), MP_ERR_ARG, "--seq=5", "unknown option");
+    EXPECT_FAILURE(parse("m -v", &s), MP_ERR_ARG, "-v", "unknown option");
+    EXPECT_FAILURE(parse("m --seqlen", &s), MP_ERR_ARG, "--seqlen", "expected a value", "L");
+    EXPECT_FAILURE(parse("m --calib --strict", &s), MP_ERR_ARG, "--calib", "expected a value");
+    EXPECT_FAILURE(parse("m --seqlen 5 --seqlen 6", &s), MP_ERR_ARG, "--seqlen", "twice");
+    EXPECT_FAILURE(parse("m --seqlen 5k", &s), MP_ERR_ARG, "--seqlen 5k", "whole number");
+    EXPECT_FAILURE(parse("m --seqlen=", &s), MP_ERR_ARG, "--seqlen", "whole number");
+    EXPECT_FAILURE(parse("m --damp 0.1x", &s), MP_ERR_ARG, "--damp 0.1x", "number");
+    EXPECT_FAILURE(parse("m --strict=1", &s), MP_ERR_ARG, "--strict", "no value");
+}
+
+Test(options, numbers_are_whole_texts)
+{
+    int64_t integer = 0;
+    double real = 0.0;
+
+    cr_assert(mp_parse_int("-9223372036854775808", &integer) == 0 && integer == INT64_MIN);
+    cr_assert_neq(mp_parse_int("9223372036854775808", &integer), 0);
+    cr_assert_neq(mp_parse_int("", &integer), 0);
+    cr_assert_neq(mp_parse_int(" 1", &integer), 0);
+    cr_assert_neq(mp_parse_int("1.0", &integer), 0);
+    cr_assert(mp_parse_double("-2.5e-3", &real) == 0 && real == -2.5e-3);
+    cr_assert_neq(mp_parse_double("nan", &real), 0);
+    cr_assert_neq(mp_parse_double("inf", &real), 0);
+    cr_assert_neq(mp_parse_double("1e999", &real), 0);
+    cr_assert_neq(mp_parse_double(" 1", &real), 0);
+    cr_assert_neq(mp_parse_double("", &real), 0);
+}
+
+Test(options, values_become_text_and_the_help_names_every_row)
+{
+    const settings s = {.model = "m", .seqlen = 16, .damp = 0.1, .strict = 1};
+    char buffer[64], *help = NULL;
+    size_t length = 0;
+    FILE *to = open_memstream(&help, &length);
+
+    cr_assert_str_eq(mp_option_text(&rows[0], &s, buffer), "m");
+    cr_assert_null(mp_option_text(&rows[1], &s, buffer));
+    cr_assert_str_eq(mp_option_text(&rows[2], &s, buffer), "16");
+    cr_assert_str_eq(mp_option_text(&rows[3], &s, buffer), "0.1");
+    cr_assert_str_eq(mp_option_text(&rows[4], &s, buffer), "true");
+    mp_options_help(&line, to);
+    fclose(to);
+    for (const mp_option *row = rows; row->name != NULL; row++)
+        cr_assert_not_null(strstr(help, row->name), "%s", help);
+    cr_assert_not_null(strstr(help, "[2048]"));
+    cr_assert_not_null(strstr(help, "usage: mpress compress MODEL [options]"));
+    free(help);
+}
+
+/* What the calls of a test wrote to stderr. */
+static const char *stderr_of(void (*calls)(void))
+{
+    static char text[1024];
+    FILE *file = tmpfile();
+    int saved = dup(STDERR_FILENO);
+    size_t length;
+
+    dup2(fileno(file), STDERR_FILENO);
+    calls();
+    fflush(stderr);
+    dup2(saved, STDERR_FILENO);
+    close(saved);
+    rewind(file);
+    length = fread(text, 1, sizeof text - 1, file);
+    text[length] = '\0';
+    fclose(file);
+    return text;
+}
+
+static void log_three_lines(void)
+{
+    mp_log(MP_LOG_WARNING, "retry %d", 2);
+    mp_log(MP_LOG_INFO, "block 1");
+    mp_log(MP_LOG_DEBUG, "object");
+    mp_progress(1.0, 2.0, "block");
+}
+
+Test(log, levels_and_ranks_choose_what_is_printed)
+{
+    mp_log_setup(MP_LOG_INFO, 0);
+    cr_assert_str_eq(stderr_of(log_three_lines), "mpress: warning: retry 2\nmpress: block 1\n");
+    mp_log_setup(MP_LOG_ERROR, 0);
+    cr_assert_str_eq(stderr_of(log_three_lines), "");
+    mp_log_setup(MP_LOG_DEBUG, 1);
+    cr_assert_str_eq(stderr_of(log_three_lines), "");
+}
+
+Test(log, durations_are_for_people)
+{
+    char buffer[32];
+
+    cr_assert_str_eq(mp_duration(12.34, buffer), "12.3s");
+    cr_assert_str_eq(mp_duration(59.96, buffer), "1m00s");
+    cr_assert_str_eq(mp_duration(200.0, buffer), "3m20s");
+    cr_assert_str_eq(mp_duration(3599.6, buffer), "1h00m");
+    cr_assert_str_eq(mp_duration(3720.0, buffer), "1h02m");
+}
