@@ -12,7 +12,8 @@
 
 enum { MP_MAX_STATES = 4, MP_MAX_LINEARS = 7, MP_MAX_VECTORS = 7 };
 
-/* An activation state: the input that one or more linear maps share (and so the Hessian they share). */
+/* An activation state: the input that one or more linear maps share (and so the Hessian they
+ * share). */
 typedef struct mp_state {
     const char *name; /* "attn_in" */
     int64_t width;    /* channels */
@@ -28,8 +29,8 @@ typedef struct mp_linear_row {
     int has_bias; /* <name>.bias */
 } mp_linear_row;
 
-/* The block as the forward pass reads it: indices of mp_arch.states, of mp_arch.linears, and the roles
- * of norm weights. */
+/* The block as the forward pass reads it: indices of mp_arch.states, of mp_arch.linears, and the
+ * roles of norm weights. */
 enum { MP_ATTN_IN, MP_ATTN_OUT, MP_FFN_IN, MP_FFN_MID };
 enum { MP_Q, MP_K, MP_V, MP_O, MP_GATE, MP_UP, MP_DOWN };
 enum { MP_ATTN_NORM, MP_FFN_NORM, MP_Q_NORM, MP_K_NORM };
@@ -57,14 +58,15 @@ typedef struct mp_arch {
     mp_dtype dtype; /* what config.json says; the tensors' own dtype decides where they differ */
 
     int n_states, n_linears, n_vectors;
-    mp_state states[MP_MAX_STATES];      /* in the order of the data */
+    mp_state states[MP_MAX_STATES];        /* in the order of the data */
     mp_linear_row linears[MP_MAX_LINEARS]; /* grouped by state */
     mp_vector_row vectors[MP_MAX_VECTORS];
 } mp_arch;
 
 /* From a directory with config.json, or the path of a JSON file.
- * Errors: MP_ERR_IO, MP_ERR_FORMAT: missing key, size that is not positive, heads that do not divide,
- * an architecture, activation, rope type, bias or quantisation that no row covers, by name. */
+ * Errors: MP_ERR_IO, MP_ERR_FORMAT: missing key, size that is not positive, heads that do not
+ * divide, an architecture, activation, rope type, bias or quantisation that no row covers, by name.
+ */
 mp_status mp_arch_load(const char *path, mp_arch *arch);
 mp_status mp_arch_parse(const json_t *config, const char *where, mp_arch *arch);
 

@@ -1,21 +1,22 @@
 /* The parallel-HDF5 checkpoint: a directory that grows by one committed block at a time.
  * Floor 7: checkpoint.
  *
- *   OUT/model.h5          written once at the start: the run (attribute `run`, JSON), attribute
- *                         `format`, and one external link per block, dangling until the block is there
+ *   OUT/model.h5          written once at the start: attributes `format`, `blocks` (their number)
+ *                         and `run` (JSON), and one external link per block, dangling until the
+ *                         block is there
  *   OUT/blocks/rest.h5    embedding, final norm, head and whatever else stands outside the blocks
  *   OUT/blocks/NNNNN.h5   one block: /self_attn.q_proj/weight, /self_attn.q_proj/mask, ...
  *   OUT/assets/           config.json, tokenizer and whatever else a loader wants, unchanged
  *   OUT/journal.jsonl     a block counts when it is named here
  *   OUT/calib.safetensors, OUT/log.jsonl, OUT/report.json, OUT/hf/   written by others
  *
- * Tensor "a.b.weight" lies at /a.b/weight of its file; in model.h5 a tensor's Hugging Face name is its
- * path with dots for slashes: /model.layers.3/self_attn.q_proj/weight (/model.layers.3 is the link).
- * Its dtype is also an attribute, "BF16".  Data sets are contiguous and row-major, so that the ranks
- * write disjoint ranges of bytes and the data is the same whatever the number of ranks; bf16 is a
- * 16-bit float (sign 15, exponent 7..14, mantissa 0..6, bias 127), which h5py reads as it stands.
- * A mask is U8 [d_out, ceil(d_in / 8)]: bit j % 8 (the low bit is 0) of byte j / 8 of row i is 1 where
- * weight i, j was removed; it is not part of the exported model.
+ * Tensor "a.b.weight" lies at /a.b/weight of its file; in model.h5 a tensor's Hugging Face name is
+ * its path with dots for slashes: /model.layers.3/self_attn.q_proj/weight (/model.layers.3 is the
+ * link).  Its dtype is also an attribute, "BF16".  Data sets are contiguous and row-major, so that
+ * the ranks write disjoint ranges of bytes and the data is the same whatever the number of ranks;
+ * bf16 is a 16-bit float (sign 15, exponent 7..14, mantissa 0..6, bias 127), which h5py reads as it
+ * stands.  A mask is U8 [d_out, ceil(d_in / 8)]: bit j % 8 (the low bit is 0) of byte j / 8 of row
+ * i is 1 where weight i, j was removed; it is not part of the exported model.
  *
  * HDF5 is not thread-safe: all of this from the main thread only. */
 #ifndef MPRESS_CHECKPOINT_H
@@ -35,8 +36,8 @@ typedef struct mp_checkpoint mp_checkpoint;
 typedef struct mp_slab {
     const char *name; /* in the block: "self_attn.q_proj.weight", "self_attn.q_proj.mask" */
     mp_dtype dtype;
-    int ndim;         /* 1 or 2 */
-    int64_t shape[2]; /* of the whole tensor */
+    int ndim;                  /* 1 or 2 */
+    int64_t shape[2];          /* of the whole tensor */
     int64_t first_row, n_rows; /* the ranks' ranges cut shape[0]; n_rows may be 0 */
     const void *data;          /* [n_rows, shape[1]] in dtype; borrowed */
 } mp_slab;
@@ -54,20 +55,22 @@ typedef struct mp_linear_record {
  * (read from `source` in parallel).  `run` is the record of the run (options, model identity), an
  * object.  Tensors of the source that the architecture does not name are carried along in rest.h5.
  *
- * A `dir` that is neither absent nor empty is MP_ERR_FORMAT ("holds another run"), unless `overwrite`,
- * which removes what a run of mpress put there (also blocks/, assets/ and hf/ whole) and nothing else;
- * a directory that no run of mpress made is refused even then, and a model inside of it is
- * MP_ERR_ARG.  On error nothing is left in `dir`.  `comm` is borrowed as long as the checkpoint.
+ * A `dir` that is neither absent nor empty is MP_ERR_FORMAT ("holds another run"), unless
+ * `overwrite`, which removes what a run of mpress put there (also blocks/, assets/ and hf/ whole)
+ * and nothing else; a directory that no run of mpress made is refused even then, and a model inside
+ * of it is MP_ERR_ARG.  On error nothing is left in `dir`.  `comm` is borrowed as long as the
+ * checkpoint.
  * Collective; the status is agreed.
  * Memory: 64 MiB per rank. */
 mp_status mp_checkpoint_create(const mp_comm *comm, const char *dir, const char *model_dir,
                                const mp_arch *arch, const mp_source *source, const json_t *run,
                                int overwrite, mp_checkpoint **checkpoint);
 
-/* Writes and commits block `index`: temporary name, space reserved, parallel write (at most 1 GiB per
- * rank and call), flush, close, sync, rename, directory sync, journal line.  The slabs must be given in
- * the same order on all ranks and cover every tensor of the block; the records are those of rank 0.
- * On error the block is not there and no temporary file is left, and the earlier blocks are intact.
+/* Writes and commits block `index`: temporary name, space reserved, parallel write (at most 1 GiB
+ * per rank and call), flush, close, sync, rename, directory sync, journal line.  The slabs must be
+ * given in the same order on all ranks and cover every tensor of the block; the records are those
+ * of rank 0.  On error the block is not there and no temporary file is left, and the earlier blocks
+ * are intact.
  * Errors: MP_ERR_IO; MP_ERR_DIVERGED where the ranks' slabs do not fit together.
  * Collective; the status is agreed. */
 mp_status mp_checkpoint_put_block(mp_checkpoint *checkpoint, int64_t index, const mp_slab *slabs,
@@ -81,26 +84,27 @@ void mp_checkpoint_free(mp_checkpoint *checkpoint);
 /* Whether `path` is a checkpoint directory (has model.h5 and a journal). */
 int mp_checkpoint_is(const char *path);
 
-/* A checkpoint with all its blocks as a source of the tensors of the model, under their Hugging Face
- * names (the masks are left out).  Opens blocks/ *.h5 directly, without MPI-IO; not collective.
- * Errors: MP_ERR_FORMAT for an unfinished run (which block is missing), a file that has not the size
- * the journal says, another format number. */
+/* A checkpoint with all its blocks as a source of the tensors of the model, under their Hugging
+ * Face names (the masks are left out).  Opens blocks/ *.h5 directly, without MPI-IO; not
+ * collective.
+ * Errors: MP_ERR_FORMAT for an unfinished run (which block is missing), a file that has not the
+ * size the journal says, another format number. */
 mp_status mp_checkpoint_open(const char *dir, mp_source **source);
 
 /* What a checkpoint says of itself, finished or not; ended by json_decref; not collective.
  *   {"format", "blocks": how many the model has, "done": [0, 1, ...], "finished", "run",
- *    "linears": [{"block", "name", "method", "d_out", "d_in", "tokens", "dead", "retries", "damping",
- *                 "rel_error", "sparsity"}]}; null where a number does not apply */
+ *    "linears": [{"block", "name", "method", "d_out", "d_in", "tokens", "dead", "retries",
+ *                 "damping", "rel_error", "sparsity"}]}; null where a number does not apply */
 mp_status mp_checkpoint_describe(const char *dir, json_t **description);
 
 /* A model to read, whatever it is: a Hugging Face directory or a checkpoint.  `assets` is where its
  * config.json and tokenizer are; owned by the caller (mp_free).  Not collective. */
 mp_status mp_model_open(const char *path, mp_source **source, char **assets);
 
-/* Identity of a model as 8 hexadecimal digits: CRC-32C over config.json and over name, dtype, shape and
- * the first 4 KiB of every tensor, in the order of names (so that the same weights in other shards are
- * the same model, and another training of the same shape is not).  Not collective: one read per
- * tensor, so let one rank do it where there are many. */
+/* Identity of a model as 8 hexadecimal digits: CRC-32C over config.json and over name, dtype, shape
+ * and the first 4 KiB of every tensor, in the order of names (so that the same weights in other
+ * shards are the same model, and another training of the same shape is not).  Not collective: one
+ * read per tensor, so let one rank do it where there are many. */
 mp_status mp_model_identity(const mp_source *source, const char *assets, char identity[16]);
 
 #endif

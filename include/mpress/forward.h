@@ -17,8 +17,8 @@ void mp_forward_free(mp_forward *forward);
 
 /* Computes state `state` of `block` (an index into arch->states) for one sequence.
  *
- *   hidden    in/out  [n_tokens, d_model] residual stream; the state before a residual addition adds
- *                     to it: state ffn_in first does hidden += o_proj(previous)
+ *   hidden    in/out  [n_tokens, d_model] residual stream; the state after a residual addition
+ *                     does it: state ffn_in first does hidden += o_proj(previous)
  *   previous  in      [n_tokens, width of state - 1]; NULL for state 0
  *   out       out     [n_tokens, width of `state`]
  *
@@ -49,8 +49,9 @@ void mp_rms_norm(int64_t n_tokens, int64_t width, double eps, const float *x, co
 
 /* Causal attention of one sequence, never an n_tokens x n_tokens matrix.
  * q [n_tokens, n_heads * head_dim], k and v [n_tokens, n_kv_heads * head_dim], out as q (rotary
- * embedding is already applied); window as in mp_arch.  Threads over heads.
- * Source: tiles with a running maximum, Dao et al., FlashAttention, arXiv:2205.14135, algorithm 1. */
+ * embedding is already applied); window as in mp_arch.  Threads over heads and tiles of queries,
+ * each on its own: the bits do not depend on their number.
+ * Source: tiles with a running maximum, Dao et al., FlashAttention, arXiv:2205.14135, alg. 1. */
 mp_status mp_attention(const mp_arch *arch, int64_t n_tokens, const float *q, const float *k,
                        const float *v, float *out);
 

@@ -27,6 +27,15 @@ mp_status mp_ssyrk(int64_t n, int64_t k, const float *a, int64_t lda, float *c, 
  * touched.  *failed_at is 0, or the order (1-based) of the leading minor that is not positive definite. */
 mp_status mp_dpotrf(int64_t n, double *a, int64_t lda, int64_t *failed_at);
 
+/* The steps of a blocked Cholesky factorisation, column-major, double.
+ * B [m, n] = B L^-T, L [n, n] lower triangular. */
+mp_status mp_dtrsm_below(int64_t m, int64_t n, const double *l, int64_t ldl, double *b, int64_t ldb);
+
+/* C [m, n] -= A B^T, A is [m, k], B is [n, k]; m >= n, A begins with B, and of the n x n square on top
+ * only the lower triangle is touched. */
+mp_status mp_dupdate_column(int64_t m, int64_t n, int64_t k, const double *a, int64_t lda, double *c,
+                            int64_t ldc);
+
 /* In place inverse of an upper triangular A [n, n] with non-zero diagonal. */
 mp_status mp_dtrtri_upper(int64_t n, double *a, int64_t lda);
 

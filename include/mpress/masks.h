@@ -1,8 +1,7 @@
 /* Which weights go: patterns, exact selection over ranks, N of every M.
  * Floor 5: calibrate.
  *
- * Scores are single precision, non-negative, small = prune.  They lie as the weights of a problem do:
- * score[column * ld + row], rows of this rank (method.h).  Ties go to the lower index. */
+ * Scores are single precision, non-negative, small = prune.  Ties go to the lower index. */
 #ifndef MPRESS_MASKS_H
 #define MPRESS_MASKS_H
 
@@ -21,22 +20,36 @@ mp_status mp_pattern_parse(const char *text, mp_pattern *pattern);
 mp_status mp_pattern_fits(const mp_pattern *pattern, const char *name, int64_t d_in,
                           int64_t blocksize);
 
-/* Local rows [first, first + count) of `ld`, of one linear map. */
-typedef struct mp_rows {
-    int64_t first, count;
-} mp_rows;
+/* The unit of work on rows: the rows of a linear map are cut into strips of this many, counted from its
+ * first row, and every product and loop takes one strip in one call of one shape.  So a row's result
+ * does not depend on how many other rows its rank has: BLAS rounds differently at the edge of a
+ * product (measured: OpenBLAS on AVX2).  64 rows of 128 columns fit the first-level cache. */
+enum { MP_STRIP = 64 };
 
-/* For each of `parts` the element of rank k[p] (0-based, ascending) among all its scores on all ranks:
- * columns 0 .. columns - 1, the part's rows.  Exact: the bit patterns of non-negative floats order as
- * integers, so three histograms find it.  Collective; three small allreduces.
- * rank[p] is how many scores are strictly smaller. */
-mp_status mp_select_kth(const mp_comm *comm, const float *score, int64_t columns, int64_t ld,
-                        const mp_rows *part, int parts, const int64_t *k, float *value,
+/* This rank's rows of one linear map: `rows` rows in strips from `first_strip` on, the last one padded
+ * with zeros. */
+typedef struct mp_part {
+    const char *name;   /* "self_attn.q_proj" */
+    int64_t d_out;      /* rows on all ranks */
+    int64_t first_row;  /* of this rank's, in the linear map; a multiple of MP_STRIP */
+    int64_t rows;       /* of this rank */
+    int64_t first_strip;
+} mp_part;
+
+/* For each of `parts` the score of rank k[p] (0-based, ascending) among all its scores on all ranks.
+ * Exact: the bit patterns of non-negative floats order as integers, so three histograms find it.
+ *
+ *   score    in   [strips][stride][MP_STRIP], of which the first `columns` columns count
+ *   value    out  [parts] the score of rank k
+ *   smaller  out  [parts] how many scores are strictly smaller
+ *
+ * Collective; three small allreduces. */
+mp_status mp_select_kth(const mp_comm *comm, const float *score, int64_t columns, int64_t stride,
+                        const mp_part *part, int parts, const int64_t *k, float *value,
                         int64_t *smaller);
 
-/* prune[c * ld + r] = 1 for the n smallest of the m scores of each of the rows 0 .. rows - 1, columns
- * c in [0, m); 0 for the rest.  Local. */
-void mp_select_n_of_m(const float *score, int64_t ld, int64_t rows, int64_t n, int64_t m,
-                      unsigned char *prune);
+/* Within one strip, [m][MP_STRIP]: prune = 1 for the n smallest of the m scores of each row, 0 for the
+ * rest.  Local. */
+void mp_select_n_of_m(const float *score, int64_t n, int64_t m, unsigned char *prune);
 
 #endif

@@ -25,21 +25,31 @@ typedef struct mp_outcome {
     int64_t dead;    /* channels that no calibration token excites */
 } mp_outcome;
 
-/* This rank's rows of the linear maps of one state, side by side and transposed, so that loops over
- * rows run over neighbours.  Column j of all rows is weight[j * ld .. ). */
+/* This rank's rows of the linear maps of one state, in strips (masks.h) and transposed, so that loops
+ * over rows run over neighbours. */
 typedef struct mp_problem {
     const mp_comm *comm;
     const mp_moment *moment; /* NULL where nothing was calibrated */
     int64_t n;               /* d_in: columns that are there */
     int64_t order;           /* n rounded up to whole blocks: columns of the arrays, zero beyond n */
-    int64_t ld;              /* local rows of all parts, each part padded to a multiple of 16 */
+    int64_t strips;          /* of all parts on this rank */
     int parts;
-    mp_rows part[MP_MAX_LINEARS];      /* local rows of each linear map */
-    int64_t d_out[MP_MAX_LINEARS];     /* its rows on all ranks */
-    const char *name[MP_MAX_LINEARS];  /* "self_attn.q_proj" */
-    float *weight;     /* in/out [order][ld] */
-    float *difference; /* scratch [order][ld] for the method's use */
+    mp_part part[MP_MAX_LINEARS];
+    float *weight;     /* in/out [strips][order][MP_STRIP] */
+    float *difference; /* scratch of the same shape for the method's use */
 } mp_problem;
+
+/* Fills strips and first_row .. first_strip of the parts whose name and d_out are set, and allocates
+ * the arrays, zeroed.  Local; free with mp_problem_close. */
+mp_status mp_problem_open(mp_problem *problem);
+void mp_problem_close(mp_problem *problem);
+
+/* The strip of a part that holds its `row`-th row on this rank: [order][MP_STRIP]. */
+float *mp_problem_strip(const mp_problem *problem, float *array, int part, int64_t row);
+
+/* Rows [row, row + count) of a part, count <= MP_STRIP, between a strip and row-major rows [count][n]. */
+void mp_strip_from_rows(const float *rows, int64_t count, int64_t n, float *strip);
+void mp_strip_to_rows(const float *strip, int64_t count, int64_t n, float *rows);
 
 enum { MP_NEED_MOMENT = 1 };
 
@@ -48,6 +58,7 @@ typedef struct mp_method {
     const char *words;  /* for the help, a few words */
     const char *source; /* the paper whose algorithm the file follows */
     unsigned needs;
+    double factor_flop, sweep_flop; /* for the clock: times n^3 (prepare), times n^2 per row (compress) */
 
     /* Whether the options fit a linear map of d_in columns; MP_ERR_ARG with the explanation. */
     mp_status (*fits)(const mp_method_options *options, const char *name, int64_t d_in);

@@ -4,7 +4,8 @@
  * The program is built for any x86-64, so that one binary runs on all nodes of a site.  A function
  * marked MP_SIMD_CLONES is compiled three times (AVX-512, AVX2, plain) and the loader binds the one
  * that the processor can run.  It pays for functions that are one vectorisable loop over hundreds
- * of elements; an OpenMP region must stay outside (its body is cut out before the clones are made).
+ * of elements.  The function must be static (clang 14 gives the clones of others a name that nobody
+ * can link to), and an OpenMP region must stay outside (its body is cut out before the clones).
  *
  * Empty where the compiler or the C library cannot do it, where one processor was asked for anyway
  * (-march=native), and under sanitizers (the loader binds the clones before their runtime is up).

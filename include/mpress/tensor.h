@@ -8,11 +8,12 @@
 
 #include <stdint.h>
 
-/* `count` elements of `dtype` (F32, F16, BF16) to single precision; exact.  Buffers do not overlap. */
+/* `count` elements of `dtype` (F32, F16, BF16) to single precision, exactly; no overlap. */
 void mp_to_f32(mp_dtype dtype, const void *from, int64_t count, float *to);
 
-/* Single precision to `dtype`, to nearest, ties to even; negative zero becomes +0.0 (a sparse loader
- * must find plain zeros).  Values too large for F16 become infinite: check with mp_first_nonfinite. */
+/* Single precision to `dtype`, to nearest, ties to even; negative zero becomes +0.0 (a sparse
+ * loader must find plain zeros).  Values too large for F16 become infinite: check with
+ * mp_first_nonfinite. */
 void mp_from_f32(mp_dtype dtype, const float *from, int64_t count, void *to);
 
 /* In place: the single-precision value of what mp_from_f32 would store. */

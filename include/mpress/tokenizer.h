@@ -32,7 +32,11 @@ void mp_tokenizer_free(mp_tokenizer *tokenizer);
 
 /* Token ids of `length` bytes of UTF-8, without any BOS or template.  Added tokens in the text
  * become their id, as in the reference.  Invalid UTF-8 is replaced by U+FFFD, as Python's
- * errors="replace". *ids is owned by the caller (mp_free).  Time O(length log length). */
+ * errors="replace" does it.  *ids is owned by the caller (mp_free).
+ *
+ * Cost     O(length log length) at 5 to 15 MB/s; beside the ids, memory for copies of the text.
+ * Errors   MP_ERR_FORMAT (a split expression that explodes, an unknown token that is needed but not
+ *          in the vocabulary), MP_ERR_NOMEM; the outputs are then unchanged. */
 mp_status mp_tokenizer_encode(const mp_tokenizer *tokenizer, const char *text, size_t length,
                               int32_t **ids, int64_t *count);
 

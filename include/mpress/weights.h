@@ -12,9 +12,10 @@ typedef struct mp_block {
     const mp_arch *arch; /* borrowed */
     int64_t index;       /* of the block whose weights are loaded, -1 before the first */
     mp_linear linears[MP_MAX_LINEARS];
-    const float *norms[MP_MAX_VECTORS]; /* by role: MP_ATTN_NORM, ...; NULL if the family has none */
+    const float
+        *norms[MP_MAX_VECTORS]; /* by role: MP_ATTN_NORM, ...; NULL if the family has none */
     mp_dtype norm_dtypes[MP_MAX_VECTORS]; /* by role, as stored */
-    mp_shared *memory;                  /* all of the above in single precision */
+    mp_shared *memory;                    /* all of the above in single precision */
 } mp_block;
 
 /* Room for one block, in memory the node shares.  Collective. */
@@ -22,7 +23,9 @@ mp_status mp_block_create(const mp_comm *comm, const mp_arch *arch, mp_block **b
 void mp_block_free(mp_block *block);
 
 /* Every tensor that the architecture names is there with its shape and a dtype of F32, F16 or BF16:
- * checked for all blocks, embedding, norm and head before anything is computed.  Not collective.
+ * checked for all blocks, embedding, norm and head before anything is computed.  A tensor that the
+ * architecture does not name is refused, too: nobody would read it.  Allowed are the head of a tied
+ * model (the embedding is used) and stored rotary frequencies.  Not collective.
  * Errors: MP_ERR_FORMAT naming path, tensor, value and expectation. */
 mp_status mp_weights_check(const mp_arch *arch, const mp_source *source);
 
@@ -36,8 +39,9 @@ mp_status mp_block_load(mp_block *block, const mp_comm *comm, const mp_source *s
 void mp_block_prefetch(const mp_arch *arch, const mp_comm *comm, const mp_source *source,
                        int64_t index);
 
-/* Rows `first` .. `first + count - 1` of a two-dimensional tensor in single precision, or rows
- * ids[0..count) of it.  Not collective. */
+/* Rows `first` .. `first + count - 1` of a matrix in single precision, or rows ids[0..count) of it;
+ * a vector is a matrix of one column.  Not collective.
+ * Errors: MP_ERR_FORMAT: no such tensor or row, a value that is not finite. */
 mp_status mp_weights_rows(const mp_source *source, const char *name, int64_t first, int64_t count,
                           float *rows);
 mp_status mp_weights_gather(const mp_source *source, const char *name, const int32_t *ids,

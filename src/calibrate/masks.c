@@ -78,23 +78,27 @@ static uint32_t key_of(float value)
 }
 
 /* Counts the digit of the keys that share the digits found before. */
-static void count_digit(const float *score, int64_t columns, int64_t ld, mp_rows part, int digit,
-                        uint32_t prefix, int64_t *buckets)
+static void count_digit(const float *score, int64_t columns, int64_t stride, const mp_part *part,
+                        int digit, uint32_t prefix, int64_t *buckets)
 {
-    int shift = digits[digit].shift;
+    int shift = digits[digit].shift, above = shift + digits[digit].bits;
     uint32_t mask = (1u << digits[digit].bits) - 1;
-    int above = shift + digits[digit].bits;
 
-    for (int64_t c = 0; c < columns; c++)
-        for (int64_t r = part.first; r < part.first + part.count; r++) {
-            uint32_t key = key_of(score[c * ld + r]);
+    for (int64_t row = 0; row < part->rows; row += MP_STRIP) {
+        const float *strip = score + (part->first_strip + row / MP_STRIP) * stride * MP_STRIP;
+        int64_t rows = part->rows - row < MP_STRIP ? part->rows - row : MP_STRIP;
 
-            if (above >= 31 || key >> above == prefix) buckets[key >> shift & mask]++;
-        }
+        for (int64_t c = 0; c < columns; c++)
+            for (int64_t r = 0; r < rows; r++) {
+                uint32_t key = key_of(strip[c * MP_STRIP + r]);
+
+                if (above >= 31 || key >> above == prefix) buckets[key >> shift & mask]++;
+            }
+    }
 }
 
-mp_status mp_select_kth(const mp_comm *comm, const float *score, int64_t columns, int64_t ld,
-                        const mp_rows *part, int parts, const int64_t *k, float *value,
+mp_status mp_select_kth(const mp_comm *comm, const float *score, int64_t columns, int64_t stride,
+                        const mp_part *part, int parts, const int64_t *k, float *value,
                         int64_t *smaller)
 {
     int64_t *buckets = NULL;
@@ -107,7 +111,7 @@ mp_status mp_select_kth(const mp_comm *comm, const float *score, int64_t columns
     for (int digit = 0; digit < 3; digit++) {
         memset(buckets, 0, (size_t)parts * BUCKETS * sizeof *buckets);
         for (int p = 0; p < parts; p++)
-            count_digit(score, columns, ld, part[p], digit, prefix[p], buckets + p * BUCKETS);
+            count_digit(score, columns, stride, &part[p], digit, prefix[p], buckets + p * BUCKETS);
         MP_GO(mp_comm_sum_int(comm, buckets, parts * BUCKETS));
         for (int p = 0; p < parts; p++) {
             const int64_t *count = buckets + p * BUCKETS;
@@ -128,30 +132,23 @@ out:
 /* How many of the group come before column c, row by row: strictly smaller, or equal with a lower
  * index.  Rows side by side, so that the compiler compares a vector at a time. */
 MP_SIMD_CLONES
-static void select_column(const float *score, int64_t ld, int64_t rows, int64_t n, int64_t m, int64_t c,
-                          unsigned char *prune)
+static void select_column(const float *score, int64_t n, int64_t m, int64_t c, unsigned char *prune)
 {
-    enum { STRIP = 64 };
+    const float *mine = score + c * MP_STRIP;
+    int before[MP_STRIP] = {0};
 
-    for (int64_t begin = 0; begin < rows; begin += STRIP) {
-        int before[STRIP] = {0};
-        int64_t count = rows - begin < STRIP ? rows - begin : STRIP;
-        const float *mine = score + c * ld + begin;
+    for (int64_t o = 0; o < m; o++) {
+        const float *other = score + o * MP_STRIP;
 
-        for (int64_t o = 0; o < m; o++) {
-            const float *other = score + o * ld + begin;
-
-            if (o < c)
-                for (int64_t r = 0; r < count; r++) before[r] += other[r] <= mine[r];
-            else if (o > c)
-                for (int64_t r = 0; r < count; r++) before[r] += other[r] < mine[r];
-        }
-        for (int64_t r = 0; r < count; r++) prune[c * ld + begin + r] = before[r] < n;
+        if (o < c)
+            for (int r = 0; r < MP_STRIP; r++) before[r] += other[r] <= mine[r];
+        else if (o > c)
+            for (int r = 0; r < MP_STRIP; r++) before[r] += other[r] < mine[r];
     }
+    for (int r = 0; r < MP_STRIP; r++) prune[r] = before[r] < n;
 }
 
-void mp_select_n_of_m(const float *score, int64_t ld, int64_t rows, int64_t n, int64_t m,
-                      unsigned char *prune)
+void mp_select_n_of_m(const float *score, int64_t n, int64_t m, unsigned char *prune)
 {
-    for (int64_t c = 0; c < m; c++) select_column(score, ld, rows, n, m, c, prune);
+    for (int64_t c = 0; c < m; c++) select_column(score, n, m, c, prune + c * MP_STRIP);
 }

@@ -19,8 +19,19 @@ static int ends_with(const char *name, const char *end)
 static int is_weights(const char *name)
 {
     static const char *const ends[] = {
-        ".safetensors", ".bin", ".pth", ".pt", ".gguf", ".h5", ".msgpack", ".ckpt", ".onnx",
-        ".safetensors.index.json", ".bin.index.json", ".h5.index.json", ".msgpack.index.json",
+        ".safetensors",
+        ".bin",
+        ".pth",
+        ".pt",
+        ".gguf",
+        ".h5",
+        ".msgpack",
+        ".ckpt",
+        ".onnx",
+        ".safetensors.index.json",
+        ".bin.index.json",
+        ".h5.index.json",
+        ".msgpack.index.json",
     };
 
     for (size_t i = 0; i < sizeof ends / sizeof ends[0]; i++)

@@ -150,6 +150,14 @@ out:
     return st;
 }
 
+static mp_tensor_info tensor_of(const mp_slab *slab)
+{
+    return (mp_tensor_info){.name = slab->name,
+                            .dtype = slab->dtype,
+                            .ndim = slab->ndim,
+                            .shape = {slab->shape[0], slab->shape[1]}};
+}
+
 static mp_status lay_out_block(hid_t file, const char *path, const void *context)
 {
     const block *b = context;
@@ -157,9 +165,7 @@ static mp_status lay_out_block(hid_t file, const char *path, const void *context
     MP_TRY(mp_h5_put_int(file, path, "format", MP_CHECKPOINT_FORMAT));
     MP_TRY(mp_h5_put_int(file, path, "block", b->index));
     for (int i = 0; i < b->n_slabs; i++) {
-        const mp_slab *slab = &b->slabs[i];
-        mp_tensor_info info = {.name = slab->name, .dtype = slab->dtype, .ndim = slab->ndim,
-                               .shape = {slab->shape[0], slab->shape[1]}};
+        const mp_tensor_info info = tensor_of(&b->slabs[i]);
 
         MP_TRY(mp_h5_add_tensor(file, path, &info));
     }
@@ -167,8 +173,8 @@ static mp_status lay_out_block(hid_t file, const char *path, const void *context
     return MP_OK;
 }
 
-/* The ranks' ranges must cut the rows: their lengths sum to the number of rows N, and the differences
- * of the squares of their ends to N^2, which overlapping ranges miss. */
+/* The ranks' ranges must cut the rows: their lengths sum to the number of rows N, and the
+ * differences of the squares of their ends to N^2, which overlapping ranges miss. */
 static mp_status check_cut(const mp_comm *comm, const mp_slab *slabs, int n_slabs)
 {
     int64_t *sums = NULL;
@@ -184,7 +190,8 @@ static mp_status check_cut(const mp_comm *comm, const mp_slab *slabs, int n_slab
         int64_t rows = slabs[i].shape[0];
 
         if (sums[2 * i] != rows || sums[2 * i + 1] != rows * rows)
-            MP_GO(mp_fail(MP_ERR_DIVERGED, "%s: the ranks' rows do not cut the %lld rows of the tensor",
+            MP_GO(mp_fail(MP_ERR_DIVERGED,
+                          "%s: the ranks' rows do not cut the %lld rows of the tensor",
                           slabs[i].name, (long long)rows));
     }
 out:
@@ -228,10 +235,16 @@ out:
 
 static mp_status write_block(const mp_comm *comm, const char *path, const block *b, int64_t *bytes)
 {
+    int64_t room = MP_H5_EMPTY_ROOM;
     mp_writer writer;
     mp_status st = MP_OK;
 
-    MP_TRY(mp_writer_open(&writer, comm, path, lay_out_block, b));
+    for (int i = 0; i < b->n_slabs; i++) {
+        const mp_tensor_info info = tensor_of(&b->slabs[i]);
+
+        room += mp_h5_room(&info);
+    }
+    MP_TRY(mp_writer_open(&writer, comm, path, room, lay_out_block, b));
     for (int i = 0; i < b->n_slabs && st == MP_OK; i++) st = write_slab(&writer, &b->slabs[i]);
     return mp_writer_commit(&writer, st, bytes);
 }

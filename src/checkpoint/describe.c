@@ -30,8 +30,8 @@ static mp_status read_numbers(hid_t group, const char *path, json_t *record)
         double value = NAN;
 
         MP_TRY(mp_h5_get_real(group, path, reals[i], &value));
-        failed |= json_object_set_new(record, reals[i],
-                                      isfinite(value) ? json_real(value) : json_null());
+        failed |=
+            json_object_set_new(record, reals[i], isfinite(value) ? json_real(value) : json_null());
     }
     return failed ? no_memory(path) : MP_OK;
 }
@@ -46,7 +46,8 @@ static mp_status add_record(hid_t group, const char *path, int64_t block, const 
 
     if (H5Aexists(group, "method") <= 0) return MP_OK;
     MP_TRY(mp_h5_get_text(group, path, "method", &method));
-    record = json_pack("{s:I, s:s, s:s}", "block", (json_int_t)block, "name", name, "method", method);
+    record =
+        json_pack("{s:I, s:s, s:s}", "block", (json_int_t)block, "name", name, "method", method);
     mp_free(method);
     if (record == NULL) return no_memory(path);
     st = read_numbers(group, path, record);

@@ -9,12 +9,22 @@
 #include <string.h>
 #include <unistd.h>
 
-/* All that a run writes, and what a killed one leaves half-written.  model.h5 goes first: without it
- * the directory is no checkpoint; the journal goes last: with it, it is still known to be ours. */
+/* All that a run writes, and what a killed one leaves half-written.  model.h5 goes first: without
+ * it the directory is no checkpoint; the journal goes last: with it, it is still known to be
+ * ours. */
 static const char *const own_names[] = {
-    "model.h5",    "model.h5.tmp",    "blocks",           "assets",
-    "hf",          "hf" MP_EXPORT_SUFFIX, "calib.safetensors", "calib.safetensors.tmp",
-    "log.jsonl",   "report.json",     "report.json.tmp",  "journal.jsonl.tmp",
+    "model.h5",
+    "model.h5.tmp",
+    "blocks",
+    "assets",
+    "hf",
+    "hf" MP_EXPORT_SUFFIX,
+    "calib.safetensors",
+    "calib.safetensors.tmp",
+    "log.jsonl",
+    "report.json",
+    "report.json.tmp",
+    "journal.jsonl.tmp",
     "journal.jsonl",
 };
 
@@ -55,7 +65,8 @@ static mp_status remove_old_run(const char *dir, const char *const *reads, int n
 {
     for (int i = 0; i < n_reads; i++)
         if (is_inside(reads[i], dir))
-            return mp_fail(MP_ERR_ARG, "%s: --overwrite would remove it, but it is to be read", reads[i]);
+            return mp_fail(MP_ERR_ARG, "%s: --overwrite would remove it, but it is to be read",
+                           reads[i]);
     return mp_directory_clear(dir);
 }
 

@@ -7,14 +7,14 @@
 
 /* Makes `dir` ready for a new run: it, blocks/ and a journal that says so.
  *
- *   reads      in   [n_reads] directories that the run will read; one inside `dir` is refused when it
- *                   would be removed
+ *   reads      in   [n_reads] directories that the run will read; one inside `dir` is refused
+ *                   when it would be removed
  *   overwrite  in   what an earlier run left is removed first
  *
  *   made       out  the directory was not there before
  *
- * Errors: MP_ERR_FORMAT where it holds something (and `overwrite` is not set, or no run of this program
- * made it), MP_ERR_ARG, MP_ERR_IO. */
+ * Errors: MP_ERR_FORMAT where it holds something (and `overwrite` is not set, or no run of this
+ * program made it), MP_ERR_ARG, MP_ERR_IO. */
 mp_status mp_directory_take(const char *dir, const char *const *reads, int n_reads, int overwrite,
                             int *made);
 

@@ -15,15 +15,16 @@
 #include <string.h>
 #include <unistd.h>
 
-static const int64_t DEFAULT_SHARD_BYTES = 5000000000; /* what the hub's own tools wrote for years */
+static const int64_t DEFAULT_SHARD_BYTES =
+    5000000000; /* what the hub's own tools wrote for years */
 
 typedef struct exporter {
     const mp_comm *comm;
     const mp_source *source;
     char *target, *temporary; /* owned */
     mp_shards shards;
-    int *fds;      /* [shards] -1 until this rank writes there */
-    void *buffer;  /* MP_PIECE_BYTES */
+    int *fds;     /* [shards] -1 until this rank writes there */
+    void *buffer; /* MP_PIECE_BYTES */
 } exporter;
 
 static mp_status shard_path(const exporter *e, int64_t shard, char **path)
@@ -163,8 +164,8 @@ static mp_status set_names(exporter *e, const char *dir)
 static mp_status plan(exporter *e, const char *dir, int64_t shard_bytes)
 {
     MP_TRY(set_names(e, dir));
-    MP_TRY(mp_shards_plan(e->source, shard_bytes > 0 ? shard_bytes : DEFAULT_SHARD_BYTES,
-                          &e->shards));
+    MP_TRY(
+        mp_shards_plan(e->source, shard_bytes > 0 ? shard_bytes : DEFAULT_SHARD_BYTES, &e->shards));
     MP_TRY(MP_NEW(e->fds, e->shards.count, "the shards of an export"));
     for (int64_t s = 0; s < e->shards.count; s++) e->fds[s] = -1;
     return mp_alloc(&e->buffer, MP_PIECE_BYTES, 1, 0, "a piece of a tensor");

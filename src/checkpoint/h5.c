@@ -58,9 +58,11 @@ static hid_t access_list(const mp_comm *comm)
     return -1;
 }
 
+/* A call of the library, closing included, empties the error stack: the reason is taken first. */
 mp_status mp_h5_create(const char *path, hid_t *file)
 {
     hid_t access, creation;
+    mp_status st = MP_OK;
 
     be_quiet();
     access = access_list(NULL);
@@ -68,20 +70,31 @@ mp_status mp_h5_create(const char *path, hid_t *file)
     *file = -1;
     if (access >= 0 && creation >= 0 && H5Pset_obj_track_times(creation, 0) >= 0)
         *file = H5Fcreate(path, H5F_ACC_TRUNC, creation, access);
+    if (*file < 0) st = mp_h5_fail(MP_ERR_IO, path, "creating");
     if (creation >= 0) H5Pclose(creation);
     if (access >= 0) H5Pclose(access);
-    return *file >= 0 ? MP_OK : mp_h5_fail(MP_ERR_IO, path, "creating");
+    return st;
+}
+
+int64_t mp_h5_room(const mp_tensor_info *info)
+{
+    enum { DESCRIPTION = 1 << 13 }; /* headers of group and data set, links, attributes: 2 KiB */
+    int64_t bytes = mp_tensor_bytes(info);
+
+    return bytes + DESCRIPTION + (bytes >= ALIGNMENT ? ALIGNMENT : 0);
 }
 
 static mp_status open_file(const mp_comm *comm, const char *path, unsigned flags, hid_t *file)
 {
     hid_t access;
+    mp_status st = MP_OK;
 
     be_quiet();
     access = access_list(comm);
     *file = access >= 0 ? H5Fopen(path, flags, access) : -1;
+    if (*file < 0) st = mp_h5_fail(MP_ERR_IO, path, "opening");
     if (access >= 0) H5Pclose(access);
-    return *file >= 0 ? MP_OK : mp_h5_fail(MP_ERR_IO, path, "opening");
+    return st;
 }
 
 mp_status mp_h5_open(const char *path, hid_t *file)
@@ -110,42 +123,48 @@ static hid_t half_type(size_t exponent, size_t mantissa)
     size_t bias = ((size_t)1 << (exponent - 1)) - 1;
 
     if (type < 0) return type;
-    if (H5Tset_fields(type, 15, mantissa, exponent, 0, mantissa) >= 0 && H5Tset_size(type, 2) >= 0 &&
-        H5Tset_ebias(type, bias) >= 0)
+    if (H5Tset_fields(type, 15, mantissa, exponent, 0, mantissa) >= 0 &&
+        H5Tset_size(type, 2) >= 0 && H5Tset_ebias(type, bias) >= 0)
         return type;
     H5Tclose(type);
     return -1;
 }
 
-static hid_t opaque_type(mp_dtype dtype)
-{
-    hid_t type = H5Tcreate(H5T_OPAQUE, mp_dtype_size(dtype));
-
-    if (type >= 0) H5Tset_tag(type, mp_dtype_name(dtype));
-    return type;
-}
-
 static hid_t type_of(mp_dtype dtype)
 {
     switch (dtype) {
-    case MP_F64: return H5Tcopy(H5T_IEEE_F64LE);
-    case MP_F32: return H5Tcopy(H5T_IEEE_F32LE);
-    case MP_F16: return half_type(5, 10);
-    case MP_BF16: return half_type(8, 7);
-    case MP_I64: return H5Tcopy(H5T_STD_I64LE);
-    case MP_I32: return H5Tcopy(H5T_STD_I32LE);
-    case MP_I16: return H5Tcopy(H5T_STD_I16LE);
-    case MP_I8: return H5Tcopy(H5T_STD_I8LE);
-    case MP_U64: return H5Tcopy(H5T_STD_U64LE);
-    case MP_U32: return H5Tcopy(H5T_STD_U32LE);
-    case MP_U16: return H5Tcopy(H5T_STD_U16LE);
-    case MP_U8: return H5Tcopy(H5T_STD_U8LE);
-    default: return opaque_type(dtype);
+    case MP_F64:
+        return H5Tcopy(H5T_IEEE_F64LE);
+    case MP_F32:
+        return H5Tcopy(H5T_IEEE_F32LE);
+    case MP_F16:
+        return half_type(5, 10);
+    case MP_BF16:
+        return half_type(8, 7);
+    case MP_I64:
+        return H5Tcopy(H5T_STD_I64LE);
+    case MP_I32:
+        return H5Tcopy(H5T_STD_I32LE);
+    case MP_I16:
+        return H5Tcopy(H5T_STD_I16LE);
+    case MP_I8:
+        return H5Tcopy(H5T_STD_I8LE);
+    case MP_U64:
+        return H5Tcopy(H5T_STD_U64LE);
+    case MP_U32:
+        return H5Tcopy(H5T_STD_U32LE);
+    case MP_U16:
+        return H5Tcopy(H5T_STD_U16LE);
+    case MP_U8:
+        return H5Tcopy(H5T_STD_U8LE);
+    default:
+        return H5Tcreate(H5T_OPAQUE, mp_dtype_size(dtype)); /* a tag would stop h5py */
     }
 }
 
 mp_status mp_h5_type(mp_dtype dtype, hid_t *type)
 {
     *type = type_of(dtype);
-    return *type >= 0 ? MP_OK : mp_h5_fail(MP_ERR_INTERNAL, mp_dtype_name(dtype), "making its type");
+    return *type >= 0 ? MP_OK
+                      : mp_h5_fail(MP_ERR_INTERNAL, mp_dtype_name(dtype), "making its type");
 }

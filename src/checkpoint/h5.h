@@ -1,9 +1,9 @@
 /* HDF5 behind a thin door: element types, attributes, tensors as data sets, errors as one message.
  * Floor 7: checkpoint; for the files of src/checkpoint only.
  *
- * The library is not thread-safe: main thread only.  Every function that fails has called mp_fail with
- * the file's path and the reason from HDF5's own stack (MP_ERR_IO, or MP_ERR_FORMAT where a file is
- * not what it should be). */
+ * The library is not thread-safe: main thread only.  Every function that fails has called mp_fail
+ * with the file's path and the reason from HDF5's own stack (MP_ERR_IO, or MP_ERR_FORMAT where a
+ * file is not what it should be). */
 #ifndef MPRESS_H5_H
 #define MPRESS_H5_H
 
@@ -16,16 +16,22 @@
 mp_status mp_h5_fail(mp_status code, const char *path, const char *doing);
 
 /* A new, empty file of this process alone; an existing one is emptied.  Nothing that depends on the
- * time goes into it. */
+ * time goes into it.  There must be room for it on the disk (mp_h5_room): a file that cannot be
+ * closed for lack of it makes HDF5 1.10 crash at the end of the program. */
 mp_status mp_h5_create(const char *path, hid_t *file);
+
+/* Upper bound of the bytes that a tensor takes in a file, with what describes it; of a file without
+ * tensors. */
+int64_t mp_h5_room(const mp_tensor_info *info);
+enum { MP_H5_EMPTY_ROOM = 1 << 18 };
 
 /* An existing file: for reading by this process alone, or for writing by all ranks with MPI-IO
  * (collective, not agreed). */
 mp_status mp_h5_open(const char *path, hid_t *file);
 mp_status mp_h5_open_shared(const mp_comm *comm, const char *path, hid_t *file);
 
-/* Closes *file and sets it to -1 (-1 is fine).  A status that is not MP_OK already wins over an error
- * in closing.  Collective for a shared file. */
+/* Closes *file and sets it to -1 (-1 is fine).  A status that is not MP_OK already wins over an
+ * error in closing.  Collective for a shared file. */
 mp_status mp_h5_close(const char *path, hid_t *file, mp_status st);
 
 /* The HDF5 type of a dtype, little-endian, to be closed by H5Tclose: bf16 and f16 are floats of 16
@@ -51,20 +57,21 @@ mp_status mp_h5_place(const char *name, char **place);
 /* Opens group `name` ("self_attn.q_proj") of the file, or makes it. */
 mp_status mp_h5_group(hid_t file, const char *path, const char *name, hid_t *group);
 
-/* Makes the data set of a tensor, contiguous and allocated at once, its dtype also as an attribute. */
+/* Makes the data set of a tensor, contiguous and allocated at once, its dtype also as an
+ * attribute. */
 mp_status mp_h5_add_tensor(hid_t file, const char *path, const mp_tensor_info *info);
 
 /* Opens the data set of a tensor by its name.  Collective for a shared file, not agreed. */
 mp_status mp_h5_open_tensor(hid_t file, const char *path, const char *name, hid_t *set);
 
-/* Writes a box of a data set from contiguous memory: `count` elements from `first` in each of `ndim`
- * dimensions (0 for a scalar).  At most 1 GiB is moved by one call of the library.  Not collective:
- * see transfer_list in h5.c for why. */
+/* Writes a box of a data set from contiguous memory: `count` elements from `first` in each of
+ * `ndim` dimensions (0 for a scalar).  At most 1 GiB is moved by one call of the library.  Not
+ * collective: see transfer_list in h5.c for why. */
 mp_status mp_h5_write(hid_t set, const char *path, mp_dtype dtype, int ndim, const int64_t *first,
                       const int64_t *count, const void *data);
 
-/* What a data set is and where in the file its bytes are; MP_ERR_FORMAT unless it is contiguous, whole
- * and of the type its attribute says.  `name` is for messages.  info->name is not touched. */
+/* What a data set is and where in the file its bytes are; MP_ERR_FORMAT unless it is contiguous,
+ * whole and of the type its attribute says.  `name` is for messages.  info->name is not touched. */
 mp_status mp_h5_describe(hid_t set, const char *path, const char *name, mp_tensor_info *info,
                          int64_t *offset);
 

@@ -7,53 +7,51 @@
 #include <string.h>
 
 /* Creates and writes a scalar attribute. */
-static int put(hid_t object, const char *name, hid_t stored, hid_t given, const void *value)
+static mp_status put(hid_t object, const char *path, const char *name, hid_t stored, hid_t given,
+                     const void *value)
 {
-    hid_t space = H5Screate(H5S_SCALAR);
-    hid_t attribute = space >= 0 ? H5Acreate2(object, name, stored, space, H5P_DEFAULT, H5P_DEFAULT)
-                                 : -1;
-    int failed = attribute < 0 || H5Awrite(attribute, given, value) < 0;
+    hid_t space = H5Screate(H5S_SCALAR), attribute = -1;
+    char doing[128];
+    mp_status st = MP_OK;
 
+    if (space >= 0) attribute = H5Acreate2(object, name, stored, space, H5P_DEFAULT, H5P_DEFAULT);
+    if (attribute < 0 || H5Awrite(attribute, given, value) < 0) {
+        snprintf(doing, sizeof doing, "writing attribute \"%.80s\"", name);
+        st = mp_h5_fail(MP_ERR_IO, path, doing);
+    }
     if (attribute >= 0) H5Aclose(attribute);
     if (space >= 0) H5Sclose(space);
-    return failed;
-}
-
-static mp_status put_failed(const char *path, const char *name)
-{
-    char doing[128];
-
-    snprintf(doing, sizeof doing, "writing attribute \"%.80s\"", name);
-    return mp_h5_fail(MP_ERR_IO, path, doing);
+    return st;
 }
 
 mp_status mp_h5_put_text(hid_t object, const char *path, const char *name, const char *text)
 {
     hid_t type = H5Tcopy(H5T_C_S1);
-    int failed = type < 0 || H5Tset_size(type, strlen(text) + 1) < 0 ||
-                 H5Tset_cset(type, H5T_CSET_UTF8) < 0 || put(object, name, type, type, text);
-    mp_status st = failed ? put_failed(path, name) : MP_OK;
+    mp_status st;
 
+    if (type < 0 || H5Tset_size(type, strlen(text) + 1) < 0 || H5Tset_cset(type, H5T_CSET_UTF8) < 0)
+        st = mp_h5_fail(MP_ERR_INTERNAL, path, "making the type of a text");
+    else
+        st = put(object, path, name, type, type, text);
     if (type >= 0) H5Tclose(type);
     return st;
 }
 
 mp_status mp_h5_put_int(hid_t object, const char *path, const char *name, int64_t value)
 {
-    return put(object, name, H5T_STD_I64LE, H5T_NATIVE_INT64, &value) ? put_failed(path, name) : MP_OK;
+    return put(object, path, name, H5T_STD_I64LE, H5T_NATIVE_INT64, &value);
 }
 
 mp_status mp_h5_put_real(hid_t object, const char *path, const char *name, double value)
 {
-    return put(object, name, H5T_IEEE_F64LE, H5T_NATIVE_DOUBLE, &value) ? put_failed(path, name)
-                                                                        : MP_OK;
+    return put(object, path, name, H5T_IEEE_F64LE, H5T_NATIVE_DOUBLE, &value);
 }
 
 static mp_status not_attribute(const char *path, const char *name, const char *expected)
 {
     H5Eclear2(H5E_DEFAULT);
-    return mp_fail(MP_ERR_FORMAT, "%s: attribute \"%s\" is missing or unreadable, expected %s", path,
-                   name, expected);
+    return mp_fail(MP_ERR_FORMAT, "%s: attribute \"%s\" is missing or unreadable, expected %s",
+                   path, name, expected);
 }
 
 /* Opens a scalar attribute of class `class`; -1 if it is not there or something else. */

@@ -17,10 +17,11 @@ mp_status mp_h5_place(const char *name, char **place)
     size_t length = strlen(name);
 
     if (length == 0 || name[0] == '.' || name[length - 1] == '.' || strchr(name, '/') != NULL)
-        return mp_fail(MP_ERR_FORMAT,
-                       "tensor \"%.200s\": a checkpoint cannot keep this name (expected words joined "
-                       "by dots, without a slash)",
-                       name);
+        return mp_fail(
+            MP_ERR_FORMAT,
+            "tensor \"%.200s\": a checkpoint cannot keep this name (expected words joined "
+            "by dots, without a slash)",
+            name);
     MP_TRY(mp_strdup(name, place));
     if (dot != NULL) (*place)[dot - name] = '/';
     return MP_OK;
@@ -29,6 +30,7 @@ mp_status mp_h5_place(const char *name, char **place)
 mp_status mp_h5_group(hid_t file, const char *path, const char *name, hid_t *group)
 {
     htri_t there = H5Lexists(file, name, H5P_DEFAULT);
+    mp_status st = MP_OK;
     hid_t list;
 
     if (there > 0) {
@@ -40,11 +42,13 @@ mp_status mp_h5_group(hid_t file, const char *path, const char *name, hid_t *gro
     if (list >= 0 && H5Pset_obj_track_times(list, 0) >= 0 &&
         H5Pset_attr_phase_change(list, MOST_ATTRIBUTES, MOST_ATTRIBUTES - 1) >= 0)
         *group = H5Gcreate2(file, name, H5P_DEFAULT, list, H5P_DEFAULT);
+    if (*group < 0) st = mp_h5_fail(MP_ERR_IO, path, "making a group");
     if (list >= 0) H5Pclose(list);
-    return *group >= 0 ? MP_OK : mp_h5_fail(MP_ERR_IO, path, "making a group");
+    return st;
 }
 
-/* Contiguous, its place in the file given at once, and never filled: every byte is written anyway. */
+/* Contiguous, its place in the file given at once, and never filled: every byte is written
+ * anyway. */
 static hid_t creation_list(void)
 {
     hid_t list = H5Pcreate(H5P_DATASET_CREATE);
@@ -75,7 +79,8 @@ static mp_status failed_at(mp_status code, const char *path, const char *doing, 
 }
 
 /* Makes the data set `place` below `group`. */
-static mp_status add_set(hid_t group, const char *path, const char *place, const mp_tensor_info *info)
+static mp_status add_set(hid_t group, const char *path, const char *place,
+                         const mp_tensor_info *info)
 {
     hid_t type = -1, space = -1, list = -1, set = -1;
     mp_status st;
@@ -126,10 +131,11 @@ mp_status mp_h5_open_tensor(hid_t file, const char *path, const char *name, hid_
 }
 
 /* Independent transfers, on purpose.  Every rank writes whole contiguous ranges, so that collective
- * buffering has nothing to gather, and its failures are not to be had: on three and more ranks OMPIO
- * (Open MPI 4.1.4) forgets a write error of its collective buffers and HDF5 reports success; ROMIO,
- * and OMPIO on a full disk, leave the other ranks waiting for the one that failed.  Both were seen,
- * as was that independent ones report the error on the rank that has it, and nobody hangs. */
+ * buffering has nothing to gather, and its failures are not to be had: on three and more ranks
+ * OMPIO (Open MPI 4.1.4) forgets a write error of its collective buffers and HDF5 reports success;
+ * ROMIO, and OMPIO on a full disk, leave the other ranks waiting for the one that failed.  Both
+ * were seen, as was that independent ones report the error on the rank that has it, and nobody
+ * hangs. */
 static hid_t transfer_list(void)
 {
     hid_t list = H5Pcreate(H5P_DATASET_XFER);
@@ -140,21 +146,22 @@ static hid_t transfer_list(void)
     return -1;
 }
 
-static int write_box(hid_t set, hid_t type, int ndim, const hsize_t *first, const hsize_t *count,
-                     const void *data)
+static mp_status write_box(hid_t set, const char *path, hid_t type, int ndim, const hsize_t *first,
+                           const hsize_t *count, const void *data)
 {
     hid_t list = transfer_list(), space = H5Dget_space(set);
     hid_t memory = ndim == 0 ? H5Screate(H5S_SCALAR) : H5Screate_simple(ndim, count, NULL);
     int failed = list < 0 || space < 0 || memory < 0;
+    mp_status st = MP_OK;
 
     if (ndim > 0)
-        failed = failed ||
-                 H5Sselect_hyperslab(space, H5S_SELECT_SET, first, NULL, count, NULL) < 0;
+        failed = failed || H5Sselect_hyperslab(space, H5S_SELECT_SET, first, NULL, count, NULL) < 0;
     failed = failed || H5Dwrite(set, type, memory, space, list, data) < 0;
+    if (failed) st = mp_h5_fail(MP_ERR_IO, path, "writing");
     if (memory >= 0) H5Sclose(memory);
     if (space >= 0) H5Sclose(space);
     if (list >= 0) H5Pclose(list);
-    return failed;
+    return st;
 }
 
 mp_status mp_h5_write(hid_t set, const char *path, mp_dtype dtype, int ndim, const int64_t *first,
@@ -164,7 +171,7 @@ mp_status mp_h5_write(hid_t set, const char *path, mp_dtype dtype, int ndim, con
     int64_t row = (int64_t)mp_dtype_size(dtype), rows = ndim > 0 ? count[0] : 1, step;
     const char *bytes = data;
     hid_t type;
-    int failed = 0;
+    mp_status st = MP_OK;
 
     for (int i = 0; i < ndim; i++) {
         from[i] = (hsize_t)first[i];
@@ -174,13 +181,13 @@ mp_status mp_h5_write(hid_t set, const char *path, mp_dtype dtype, int ndim, con
     if (row == 0) return MP_OK;
     step = row < TRANSFER_BYTES ? TRANSFER_BYTES / row : 1;
     MP_TRY(mp_h5_type(dtype, &type));
-    for (int64_t at = 0; at < rows && !failed; at += step) {
+    for (int64_t at = 0; at < rows && st == MP_OK; at += step) {
         box[0] = (hsize_t)(rows - at < step ? rows - at : step);
-        failed = write_box(set, type, ndim, from, box, bytes + at * row);
+        st = write_box(set, path, type, ndim, from, box, bytes + at * row);
         from[0] += box[0];
     }
     H5Tclose(type);
-    return failed ? mp_h5_fail(MP_ERR_IO, path, "writing") : MP_OK;
+    return st;
 }
 
 /* The shape of a data set; 0 unless a source of tensors can hold it. */

@@ -65,7 +65,8 @@ mp_status mp_journal_block(const char *dir, int64_t block, int64_t bytes)
     char line[LINE], file[64];
 
     snprintf(file, sizeof file, MP_BLOCK_FILE, (long long)block);
-    snprintf(line, sizeof line, "{\"event\":\"block\",\"block\":%lld,\"file\":\"%s\",\"bytes\":%lld}",
+    snprintf(line, sizeof line,
+             "{\"event\":\"block\",\"block\":%lld,\"file\":\"%s\",\"bytes\":%lld}",
              (long long)block, file, (long long)bytes);
     return append(dir, line);
 }

@@ -6,8 +6,9 @@
  *   {"event":"block","block":0,"file":"blocks/00000.h5","bytes":N}
  *   {"event":"finish"}
  *
- * A later line about the same file replaces the earlier one; keys that are not known are ignored, so
- * that checksums and the id of a run find their place; a last line without a newline does not count. */
+ * A later line about the same file replaces the earlier one; keys that are not known are ignored,
+ * so that checksums and the id of a run find their place; a last line without a newline does not
+ * count. */
 #ifndef MPRESS_JOURNAL_H
 #define MPRESS_JOURNAL_H
 

@@ -15,8 +15,9 @@ mp_status mp_model_open(const char *path, mp_source **source, char **assets)
     mp_status st;
 
     if (!mp_path_is_directory(path))
-        return mp_fail(MP_ERR_IO, "%s: not a directory, expected a model (config.json and weights) or "
-                                  "a checkpoint",
+        return mp_fail(MP_ERR_IO,
+                       "%s: not a directory, expected a model (config.json and weights) or "
+                       "a checkpoint",
                        path);
     if (mp_checkpoint_is(path)) {
         MP_TRY(mp_path_join(path, "assets", &place));

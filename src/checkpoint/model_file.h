@@ -8,8 +8,9 @@
 
 #include <jansson.h>
 
-/* Writes DIR/model.h5 in one step.  A tensor's Hugging Face name is its path in this file with dots for
- * the slashes: blocks are linked as "model.layers.N", other tensors one by one.  Rank 0 only. */
+/* Writes DIR/model.h5 in one step.  A tensor's Hugging Face name is its path in this file with dots
+ * for the slashes: blocks are linked as "model.layers.N", other tensors one by one.  Rank 0
+ * only. */
 mp_status mp_model_file_write(const char *dir, int64_t n_blocks, const mp_source *source,
                               const mp_rest *rest, const json_t *run);
 

@@ -16,7 +16,8 @@ typedef struct mp_pieces {
     int64_t runs;  /* pieces that follow each other along the axis */
 } mp_pieces;
 
-/* Bytes [begin, begin + length) of the row-major data: the box of `extent` elements from `first`. */
+/* Bytes [begin, begin + length) of the row-major data: the box of `extent` elements from
+ * `first`. */
 typedef struct mp_piece {
     int64_t begin, length;
     int64_t first[MP_MAX_DIMS], extent[MP_MAX_DIMS];

@@ -1,7 +1,8 @@
 /* A checkpoint as a source of tensors.
  *
- * HDF5 is asked once, at opening, what each file holds and where; the data sets are contiguous, so the
- * tensors are then read by their offsets, without the library: any range, from any number of ranks. */
+ * HDF5 is asked once, at opening, what each file holds and where; the data sets are contiguous, so
+ * the tensors are then read by their offsets, without the library: any range, from any number of
+ * ranks. */
 #include "mpress/checkpoint.h"
 
 #include "journal.h"
@@ -105,8 +106,8 @@ typedef struct walk {
     int is_block;
 } walk;
 
-/* Takes data set `name` ("self_attn.q_proj.weight") of a file into the list.  The masks of a block are
- * not part of the model. */
+/* Takes data set `name` ("self_attn.q_proj.weight") of a file into the list.  The masks of a block
+ * are not part of the model. */
 static mp_status add_set(const walk *w, hid_t set, const char *name)
 {
     reader *r = w->r;
@@ -120,9 +121,9 @@ static mp_status add_set(const walk *w, hid_t set, const char *name)
     MP_TRY(mp_h5_describe(set, file->path, name, &t.info, &t.offset));
     bytes = mp_tensor_bytes(&t.info);
     if (t.offset > file->size - bytes)
-        return mp_fail(MP_ERR_FORMAT, "%s: tensor \"%s\": %lld bytes at %lld, but the file has %lld",
-                       file->path, name, (long long)bytes, (long long)t.offset,
-                       (long long)file->size);
+        return mp_fail(MP_ERR_FORMAT,
+                       "%s: tensor \"%s\": %lld bytes at %lld, but the file has %lld", file->path,
+                       name, (long long)bytes, (long long)t.offset, (long long)file->size);
     MP_TRY(grow(r));
     MP_TRY(mp_alloc((void **)&full, (int64_t)(strlen(w->prefix) + length + 1), 1, 0, "a name"));
     sprintf(full, "%s%s", w->prefix, name);
@@ -144,7 +145,8 @@ static mp_status add_member(const walk *w, hid_t group, const char *group_name, 
 
     if (object < 0) return mp_h5_fail(MP_ERR_FORMAT, path, "opening a member");
     type = H5Iget_type(object);
-    MP_GO(mp_alloc((void **)&name, (int64_t)(strlen(group_name) + strlen(member) + 2), 1, 0, "a name"));
+    MP_GO(mp_alloc((void **)&name, (int64_t)(strlen(group_name) + strlen(member) + 2), 1, 0,
+                   "a name"));
     sprintf(name, "%s%s%s", group_name, group_name[0] != '\0' ? "." : "", member);
     if (type == H5I_DATASET)
         st = add_set(w, object, name);
@@ -223,7 +225,8 @@ static mp_status read_rest(reader *r, const mp_journal *journal)
 
 static int by_name(const void *left, const void *right)
 {
-    return strcmp(((const stored_tensor *)left)->info.name, ((const stored_tensor *)right)->info.name);
+    return strcmp(((const stored_tensor *)left)->info.name,
+                  ((const stored_tensor *)right)->info.name);
 }
 
 static mp_status sort_tensors(reader *r)

@@ -64,17 +64,19 @@ static mp_status lay_out_rest(hid_t file, const char *path, const void *context)
     return MP_OK;
 }
 
-/* This rank's pieces of one tensor. */
+/* This rank's pieces of one tensor.  The pieces of all tensors are dealt to the ranks in turn;
+ * `dealt` counts them. */
 static mp_status copy_pieces(const mp_comm *comm, const mp_source *source, int64_t index, hid_t set,
-                             const char *path, void *buffer)
+                             const char *path, int64_t dealt, void *buffer)
 {
     const mp_tensor_info *info = source->at(source->self, index);
     mp_pieces pieces;
 
     mp_pieces_cut(info, &pieces);
-    for (int64_t p = comm->rank; p < pieces.count; p += comm->size) {
+    for (int64_t p = 0; p < pieces.count; p++) {
         mp_piece piece;
 
+        if ((dealt + p) % comm->size != comm->rank) continue;
         mp_pieces_at(info, &pieces, p, &piece);
         MP_TRY(source->read(source->self, index, piece.begin, piece.length, buffer));
         MP_TRY(mp_h5_write(set, path, info->dtype, info->ndim, piece.first, piece.extent, buffer));
@@ -83,23 +85,34 @@ static mp_status copy_pieces(const mp_comm *comm, const mp_source *source, int64
 }
 
 /* Opening a data set is collective, so that all ranks stop at the same tensor. */
-static mp_status copy_tensor(const mp_writer *writer, const mp_source *source, int64_t index,
-                             void *buffer)
+static mp_status copy_tensor(const mp_writer *w, const mp_source *source, int64_t index,
+                             int64_t *dealt, void *buffer)
 {
     const mp_tensor_info *info = source->at(source->self, index);
-    const mp_comm *comm = writer->comm;
+    mp_pieces pieces;
     hid_t set = -1;
     mp_status st;
 
-    MP_GO(mp_comm_agree(comm,
-                        mp_h5_open_tensor(writer->file, writer->temporary, info->name, &set)));
-    MP_GO(mp_comm_agree(comm, copy_pieces(comm, source, index, set, writer->temporary, buffer)));
+    MP_GO(mp_comm_agree(w->comm, mp_h5_open_tensor(w->file, w->temporary, info->name, &set)));
+    st = copy_pieces(w->comm, source, index, set, w->temporary, *dealt, buffer);
+    MP_GO(mp_comm_agree(w->comm, st));
+    mp_pieces_cut(info, &pieces);
+    *dealt += pieces.count;
 out:
     if (set >= 0) H5Dclose(set);
     return st;
 }
 
-/* Room for the largest piece. */
+static int64_t room_of(const mp_source *source, const mp_rest *rest)
+{
+    int64_t room = MP_H5_EMPTY_ROOM;
+
+    for (int64_t i = 0; i < rest->count; i++)
+        room += mp_h5_room(source->at(source->self, rest->index[i]));
+    return room;
+}
+
+/* Memory for the largest piece. */
 static mp_status make_buffer(const mp_source *source, const mp_rest *rest, void **buffer)
 {
     int64_t largest = 0;
@@ -119,12 +132,13 @@ mp_status mp_rest_write(const mp_comm *comm, const char *path, const mp_source *
     const contents c = {source, rest};
     mp_writer writer;
     void *buffer = NULL;
+    int64_t dealt = 0;
     mp_status st;
 
-    MP_TRY(mp_writer_open(&writer, comm, path, lay_out_rest, &c));
+    MP_TRY(mp_writer_open(&writer, comm, path, room_of(source, rest), lay_out_rest, &c));
     st = mp_comm_agree(comm, make_buffer(source, rest, &buffer));
     for (int64_t i = 0; i < rest->count && st == MP_OK; i++)
-        st = copy_tensor(&writer, source, rest->index[i], buffer);
+        st = copy_tensor(&writer, source, rest->index[i], &dealt, buffer);
     mp_free(buffer);
     return mp_writer_commit(&writer, st, bytes);
 }

@@ -96,7 +96,8 @@ static mp_status make_header(const mp_source *source, mp_shard *shard, const int
     MP_GO(MP_NEW(infos, shard->count, "the header of a shard"));
     MP_GO(MP_NEW(places, shard->count + 1, "the header of a shard"));
     for (int64_t i = 0; i < shard->count; i++) infos[i] = *tensor_at(source, order[i]);
-    MP_GO(mp_safetensors_header(infos, shard->count, &shard->header, &shard->header_length, places));
+    MP_GO(
+        mp_safetensors_header(infos, shard->count, &shard->header, &shard->header_length, places));
     memcpy(begin, places, (size_t)shard->count * sizeof *begin);
     shard->size = places[shard->count];
 out:

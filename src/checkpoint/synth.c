@@ -124,8 +124,8 @@ static int fit_layer_types(json_t *config, int64_t n_blocks)
     if (json_array_size(types) == 0) return 0;
     fitted = json_array();
     for (int64_t b = 0; b < n_blocks; b++)
-        failed |= json_array_append(fitted,
-                                    json_array_get(types, (size_t)b % json_array_size(types)));
+        failed |=
+            json_array_append(fitted, json_array_get(types, (size_t)b % json_array_size(types)));
     return failed | json_object_set_new(config, "layer_types", fitted);
 }
 
@@ -168,8 +168,8 @@ mp_status mp_synth(const mp_comm *comm, const char *config, const char *dir, int
     }
     MP_GO(mp_comm_agree(comm, st));
     {
-        const mp_source source = {.self = &m, .path = config, .count = m.count, .at = random_at,
-                                  .read = random_read};
+        const mp_source source = {
+            .self = &m, .path = config, .count = m.count, .at = random_at, .read = random_read};
 
         MP_GO(mp_hf_write(comm, &source, write_config, parsed, dir, 0));
     }

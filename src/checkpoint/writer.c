@@ -18,45 +18,34 @@ static void forget(mp_writer *w)
     w->path = w->temporary = NULL;
 }
 
-/* The space that the layout has given out. */
-static mp_status reserve_file(const char *path)
+/* Opens a file and reserves `bytes` of it; -1: its size. */
+static mp_status reserve_file(const char *path, int flags, int64_t bytes)
 {
-    struct stat info;
-    int fd = open(path, O_RDWR | O_CLOEXEC);
+    struct stat info = {0};
+    int fd = open(path, O_RDWR | O_CLOEXEC | flags, 0666);
     mp_status st;
 
-    if (fd < 0 || fstat(fd, &info) != 0) {
-        st = mp_fail(MP_ERR_IO, "%s: opening failed: %s", path, strerror(errno));
-        if (fd >= 0) close(fd);
-        return st;
-    }
-    st = mp_reserve(fd, path, info.st_size);
+    if (fd < 0) return mp_fail(MP_ERR_IO, "%s: opening failed: %s", path, strerror(errno));
+    if (bytes < 0 && fstat(fd, &info) != 0)
+        st = mp_fail(MP_ERR_IO, "%s: stat failed: %s", path, strerror(errno));
+    else
+        st = mp_reserve(fd, path, bytes < 0 ? info.st_size : bytes);
     close(fd);
     return st;
 }
 
-/* An empty file in place of one that a killed run may have left.  By hand, because the system's reason
- * is plainer than HDF5's. */
-static mp_status start_file(const char *path)
-{
-    int fd;
-
-    MP_TRY(mp_path_remove(path));
-    fd = open(path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
-    if (fd < 0) return mp_fail(MP_ERR_IO, "%s: creating failed: %s", path, strerror(errno));
-    close(fd);
-    return MP_OK;
-}
-
-static mp_status lay_out(const char *path, mp_layout layout, const void *context)
+/* The space is asked for twice: before HDF5 makes the file anew, because HDF5 does not survive it
+ * if there is none, and in the file that is laid out, where it stays. */
+mp_status mp_writer_lay_out(const char *path, int64_t room, mp_layout layout, const void *context)
 {
     hid_t file = -1;
-    mp_status st = start_file(path);
+    mp_status st = mp_path_remove(path); /* what a killed run left */
 
+    if (st == MP_OK) st = reserve_file(path, O_CREAT | O_EXCL, room);
     if (st == MP_OK) st = mp_h5_create(path, &file);
     if (st == MP_OK) st = layout(file, path, context);
     st = mp_h5_close(path, &file, st);
-    return st == MP_OK ? reserve_file(path) : st;
+    return st == MP_OK ? reserve_file(path, 0, -1) : st;
 }
 
 /* Every rank looks before all open the file together, because a rank that cannot (another host, no
@@ -66,17 +55,19 @@ static mp_status look(const char *path)
     int fd = open(path, O_RDWR | O_CLOEXEC);
 
     if (fd < 0)
-        return mp_fail(MP_ERR_IO,
-                       "%s: opening failed: %s (every rank must see the directory of the checkpoint)",
-                       path, strerror(errno));
+        return mp_fail(
+            MP_ERR_IO,
+            "%s: opening failed: %s (every rank must see the directory of the checkpoint)", path,
+            strerror(errno));
     close(fd);
     return MP_OK;
 }
 
-static mp_status begin(mp_writer *w, mp_layout layout, const void *context)
+static mp_status begin(mp_writer *w, int64_t room, mp_layout layout, const void *context)
 {
-    mp_status st = w->comm->rank == 0 ? lay_out(w->temporary, layout, context) : MP_OK;
+    mp_status st = MP_OK;
 
+    if (w->comm->rank == 0) st = mp_writer_lay_out(w->temporary, room, layout, context);
     MP_TRY(mp_comm_agree(w->comm, st));
     MP_TRY(mp_comm_agree(w->comm, look(w->temporary)));
     return mp_comm_agree(w->comm, mp_h5_open_shared(w->comm, w->temporary, &w->file));
@@ -90,14 +81,14 @@ static mp_status set_names(mp_writer *w, const char *path)
     return MP_OK;
 }
 
-mp_status mp_writer_open(mp_writer *writer, const mp_comm *comm, const char *path, mp_layout layout,
-                         const void *context)
+mp_status mp_writer_open(mp_writer *writer, const mp_comm *comm, const char *path, int64_t room,
+                         mp_layout layout, const void *context)
 {
     mp_status st;
 
     *writer = (mp_writer){.comm = comm, .file = -1};
     st = mp_comm_agree(comm, set_names(writer, path));
-    if (st == MP_OK) st = begin(writer, layout, context);
+    if (st == MP_OK) st = begin(writer, room, layout, context);
     if (st == MP_OK) return MP_OK;
     if (comm->rank == 0 && writer->temporary != NULL) unlink(writer->temporary);
     forget(writer);

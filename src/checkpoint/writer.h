@@ -1,11 +1,11 @@
 /* One HDF5 file that all ranks write and that appears whole or not at all.
  * Floor 7: checkpoint; for the files of src/checkpoint only.
  *
- * Rank 0 alone lays the file out (groups, attributes, data sets with their final place) under a
- * temporary name and reserves its space; then all ranks open it with MPI-IO and fill the data sets.
- * So no metadata is written in parallel: its bytes do not depend on the number of ranks, and what can
- * go wrong with it (no space, no permission) goes wrong on one rank, before the others wait in a
- * collective call. */
+ * Rank 0 alone reserves the space and lays the file out (groups, attributes, data sets with their
+ * final place) under a temporary name; then all ranks open it with MPI-IO and fill the data sets.
+ * So no metadata is written in parallel: its bytes do not depend on the number of ranks, and what
+ * can go wrong with it (no space, no permission) goes wrong on one rank, before the others wait in
+ * a collective call. */
 #ifndef MPRESS_WRITER_H
 #define MPRESS_WRITER_H
 
@@ -17,15 +17,21 @@ typedef struct mp_writer {
     hid_t file;
 } mp_writer;
 
-/* Lays out a file; called on rank 0 only. */
+/* Puts groups, attributes, data sets and links into a new file. */
 typedef mp_status (*mp_layout)(hid_t file, const char *path, const void *context);
 
-/* Begins `path`.  Collective; the status is agreed; on error nothing is left. */
-mp_status mp_writer_open(mp_writer *writer, const mp_comm *comm, const char *path, mp_layout layout,
-                         const void *context);
+/* Makes the file `path` of at most `room` bytes (mp_h5_room) by this rank alone, its space
+ * reserved. */
+mp_status mp_writer_lay_out(const char *path, int64_t room, mp_layout layout, const void *context);
 
-/* Ends the file: with MP_OK on all ranks flush, sync, rename; otherwise it is removed.  `mine` is what
- * became of this rank's part.  *bytes is the size of the file.  Collective; the status is agreed. */
+/* Begins `path`, of at most `room` bytes; the layout is made on rank 0.  Collective; the status is
+ * agreed; on error nothing is left. */
+mp_status mp_writer_open(mp_writer *writer, const mp_comm *comm, const char *path, int64_t room,
+                         mp_layout layout, const void *context);
+
+/* Ends the file: with MP_OK on all ranks flush, sync, rename; otherwise it is removed.  `mine` is
+ * what became of this rank's part.  *bytes is the size of the file.  Collective; the status is
+ * agreed. */
 mp_status mp_writer_commit(mp_writer *writer, mp_status mine, int64_t *bytes);
 
 #endif

@@ -159,14 +159,9 @@ out:
 static mp_status random_problem(const mp_comm *comm, const bench_config *config, mp_moment *moment,
                                 mp_problem *p)
 {
-    int64_t begin, end;
-
-    mp_share(config->d_out, 16, comm->rank, comm->size, &begin, &end);
     *p = (mp_problem){.comm = comm, .moment = moment, .n = config->d_in, .order = moment->order,
-                      .ld = (end - begin + 15) / 16 * 16, .parts = 1,
-                      .part = {{0, end - begin}}, .d_out = {config->d_out}, .name = {"bench"}};
-    MP_TRY(MP_NEW(p->weight, p->order * p->ld, "weights"));
-    return MP_NEW(p->difference, p->order * p->ld, "differences");
+                      .parts = 1, .part = {{.name = "bench", .d_out = config->d_out}}};
+    return mp_problem_open(p);
 }
 
 static mp_status solve_once(const mp_comm *comm, const mp_method *method,
@@ -178,19 +173,23 @@ static mp_status solve_once(const mp_comm *comm, const mp_method *method,
     mp_clock clock = {{0.0}, {0.0}};
     mp_status st = MP_OK;
 
-    mp_philox_normal(2, (uint64_t)comm->rank, 0, p->n * p->ld, p->weight);
+    for (int64_t i = 0; i < p->strips; i++)
+        mp_philox_normal(2, (uint64_t)(p->part[0].first_row / MP_STRIP + i), 0, p->n * MP_STRIP,
+                         p->weight + i * p->order * MP_STRIP);
     MP_TRY(mp_dmat_mirror(m->matrix, MP_UPPER_HALF)); /* the factor of the last run goes */
     mp_dmat_set_diagonal(m->matrix, m->diagonal);
     MP_TRY(barrier(comm));
     start = mark = mp_seconds();
     if (method->prepare != NULL && mp_grid_holds(grid, comm->rank)) {
         st = method->prepare(options, m, &outcome);
-        mp_clock_lap(&clock, MP_PHASE_FACTOR, n * n * n / 3.0 / (grid->rows * grid->cols), &mark);
+        mp_clock_lap(&clock, MP_PHASE_FACTOR,
+                     method->factor_flop * n * n * n / (grid->rows * grid->cols), &mark);
     }
     MP_TRY(mp_comm_agree(comm, st));
     mp_clock_lap(&clock, MP_PHASE_FACTOR, 0.0, &mark);
     MP_TRY(method->compress(options, &outcome, p));
-    mp_clock_lap(&clock, MP_PHASE_SWEEP, (double)p->ld * n * n, &mark);
+    mp_clock_lap(&clock, MP_PHASE_SWEEP,
+                 method->sweep_flop * (double)(p->strips * MP_STRIP) * n * n, &mark);
     return keep_best(comm, mp_seconds() - start, &clock, b);
 }
 
@@ -212,8 +211,7 @@ static mp_status bench_solve(const mp_comm *comm, const bench_config *config, co
         MP_GO(solve_once(comm, method, options, moment, &p, &b));
     st = report(comm, config, &b);
 out:
-    mp_free(p.weight);
-    mp_free(p.difference);
+    mp_problem_close(&p);
     mp_moment_free(moment);
     return st;
 }

@@ -46,7 +46,8 @@ static void print_arch(const json_t *arch)
            json_is_true(json_object_get(arch, "rope_llama3")) ? ", scaled as Llama 3.1" : "");
     label("vocabulary");
     printf("%lld, head %s\n", number_of(arch, "vocabulary"),
-           json_is_true(json_object_get(arch, "tied_head")) ? "tied to the embedding" : "of its own");
+           json_is_true(json_object_get(arch, "tied_head")) ? "tied to the embedding"
+                                                            : "of its own");
 }
 
 static void print_count(double value)
@@ -140,7 +141,8 @@ static void add_up(const json_t *record, summary *s)
     if (json_number_value(error) > s->worst) s->worst = json_number_value(error);
 }
 
-/* How many maps of a block there can be: the names are few, so that looking them up one by one does. */
+/* How many maps of a block there can be: the names are few, so that looking them up one by one
+ * does. */
 enum { MOST_NAMES = 64 };
 
 static void print_linears(const json_t *linears)

@@ -29,15 +29,14 @@ static json_t *describe_arch(const char *assets)
     mp_arch a;
 
     if (mp_arch_load(assets, &a) != MP_OK) return refusal();
-    return json_pack("{s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:f, s:b, s:b, s:s, s:I}",
-                     "family", a.family, "blocks", (json_int_t)a.n_blocks, "d_model",
-                     (json_int_t)a.d_model, "d_ff", (json_int_t)a.d_ff, "heads",
-                     (json_int_t)a.n_heads, "kv_heads", (json_int_t)a.n_kv_heads, "head_dim",
-                     (json_int_t)a.head_dim, "vocabulary", (json_int_t)a.vocabulary, "positions",
-                     (json_int_t)a.max_positions, "window", (json_int_t)a.window, "rope_theta",
-                     a.rope.theta, "rope_llama3", a.rope.llama3, "tied_head", a.tied_head, "dtype",
-                     mp_dtype_name(a.dtype), "linear_parameters_per_block",
-                     (json_int_t)mp_arch_linear_parameters(&a));
+    return json_pack(
+        "{s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:f, s:b, s:b, s:s, s:I}", "family",
+        a.family, "blocks", (json_int_t)a.n_blocks, "d_model", (json_int_t)a.d_model, "d_ff",
+        (json_int_t)a.d_ff, "heads", (json_int_t)a.n_heads, "kv_heads", (json_int_t)a.n_kv_heads,
+        "head_dim", (json_int_t)a.head_dim, "vocabulary", (json_int_t)a.vocabulary, "positions",
+        (json_int_t)a.max_positions, "window", (json_int_t)a.window, "rope_theta", a.rope.theta,
+        "rope_llama3", a.rope.llama3, "tied_head", a.tied_head, "dtype", mp_dtype_name(a.dtype),
+        "linear_parameters_per_block", (json_int_t)mp_arch_linear_parameters(&a));
 }
 
 /* {"count", "parameters", "bytes", "dtypes": {"BF16": tensors}} */
@@ -78,9 +77,9 @@ static json_t *describe_tokenizer(const char *assets)
 
     if (file == NULL) return json_null();
     if (mp_tokenizer_load(assets, &tokenizer) != MP_OK) return refusal();
-    found = json_pack("{s:s, s:i, s:i, s:b}", "file", file, "ids", (int)mp_tokenizer_size(tokenizer),
-                      "bos", (int)mp_tokenizer_bos(tokenizer), "adds_bos",
-                      mp_tokenizer_adds_bos(tokenizer));
+    found = json_pack("{s:s, s:i, s:i, s:b}", "file", file, "ids",
+                      (int)mp_tokenizer_size(tokenizer), "bos", (int)mp_tokenizer_bos(tokenizer),
+                      "adds_bos", mp_tokenizer_adds_bos(tokenizer));
     mp_tokenizer_free(tokenizer);
     return found;
 }

@@ -34,7 +34,9 @@ static void print_version(const mp_comm *comm)
 {
     char library[MPI_MAX_LIBRARY_VERSION_STRING], warnings[512];
     unsigned major = 0, minor = 0, release = 0;
-    int length;
+    int length, slow;
+
+    slow = startup_warnings(comm, warnings, sizeof warnings);
 
     if (comm->rank != 0) return;
     MPI_Get_library_version(library, &length);
@@ -46,7 +48,7 @@ static void print_version(const mp_comm *comm)
     printf("HDF5       %u.%u.%u, parallel\n", major, minor, release);
     printf("BLAS       %s\n", mp_blas_description());
     printf("ScaLAPACK  %s\n", mp_scalapack_description());
-    if (startup_warnings(comm, warnings, sizeof warnings)) printf("%s", warnings);
+    if (slow) printf("%s", warnings);
 }
 
 mp_status command_parse(const mp_command *command, int argc, char **argv, void *config)

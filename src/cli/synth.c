@@ -15,7 +15,8 @@ typedef struct synth_config {
 static const mp_option rows[] = {
     {"CONFIG.json", NULL, "config.json of the shape", NULL, MP_OPT_STRING, AT(config), 0},
     {"OUT", NULL, "Hugging Face directory to make", NULL, MP_OPT_STRING, AT(out), 0},
-    {"--blocks", "N", "number of blocks, whatever the config says", NULL, MP_OPT_INT, AT(blocks), 0},
+    {"--blocks", "N", "number of blocks, whatever the config says", NULL, MP_OPT_INT, AT(blocks),
+     0},
     {"--seed", "S", "of the weights", "0", MP_OPT_INT, AT(seed), 0},
     {NULL, NULL, NULL, NULL, MP_OPT_FLAG, 0, 0},
 };

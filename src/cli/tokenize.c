@@ -24,14 +24,16 @@ static const mp_option rows[] = {
     {"MODEL", NULL, "directory with a tokenizer", NULL, MP_OPT_STRING, AT(model), 0},
     {"--data", "FILE", ".txt or .jsonl (key text, documents joined by blank lines)", NULL,
      MP_OPT_STRING, AT(data), 0},
-    {"--out", "FILE", "token file to write: tensor tokens, one stream", NULL, MP_OPT_STRING, AT(out),
-     0},
+    {"--out", "FILE", "token file to write: tensor tokens, one stream", NULL, MP_OPT_STRING,
+     AT(out), 0},
     {"--stdin", NULL, "print one line of ids for each case on standard input", NULL, MP_OPT_FLAG,
      AT(from_stdin), 0},
-    {"--separator", "LINE", "cases end with this line (and the newline before it); else each line is one",
-     NULL, MP_OPT_STRING, AT(separator), 0},
-    {"--bos", "WHEN", "auto: where the tokenizer adds it, never to a case of --stdin; on: at the start; "
-                      "off",
+    {"--separator", "LINE",
+     "cases end with this line (and the newline before it); else each line is one", NULL,
+     MP_OPT_STRING, AT(separator), 0},
+    {"--bos", "WHEN",
+     "auto: where the tokenizer adds it, never to a case of --stdin; on: at the start; "
+     "off",
      "auto", MP_OPT_STRING, AT(bos), 0},
     {NULL, NULL, NULL, NULL, MP_OPT_FLAG, 0, 0},
 };
@@ -118,7 +120,8 @@ static mp_status print_cases(const tokenize_config *config, const mp_tokenizer *
             start = at;
         } else if ((size_t)(stop - from) == strlen(config->separator) &&
                    memcmp(from, config->separator, (size_t)(stop - from)) == 0) {
-            MP_TRY(print_case(tokenizer, bos, start, from > start ? (size_t)(from - start) - 1 : 0));
+            MP_TRY(
+                print_case(tokenizer, bos, start, from > start ? (size_t)(from - start) - 1 : 0));
             start = at;
         }
     }
@@ -155,7 +158,8 @@ static mp_status check(const tokenize_config *config)
     if (config->from_stdin && (config->data != NULL || config->out != NULL))
         return mp_fail(MP_ERR_ARG, "--stdin: takes neither --data nor --out");
     if (!config->from_stdin && (config->data == NULL || config->out == NULL))
-        return mp_fail(MP_ERR_ARG, "'mpress tokenize' needs --data FILE and --out FILE, or --stdin");
+        return mp_fail(MP_ERR_ARG,
+                       "'mpress tokenize' needs --data FILE and --out FILE, or --stdin");
     if (!config->from_stdin && config->separator != NULL)
         return mp_fail(MP_ERR_ARG, "--separator: expected only with --stdin");
     return MP_OK;

@@ -15,24 +15,34 @@ void pdpotrf_(const char *, const int *, double *, const int *, const int *, con
 void pdtran_(const int *, const int *, const double *, const double *, const int *, const int *,
              const int *, const double *, double *, const int *, const int *, const int *);
 
-/* The BLACS context of a grid, from a communicator of its ranks alone, so that only they take part.
- * Collective over the grid; does nothing from the second call on. */
+mp_status mp_dist_open_members(mp_dmat *m)
+{
+    int size = m->grid.rows * m->grid.cols;
+    int range[1][3] = {{m->grid.first, m->grid.first + size - 1, 1}};
+    MPI_Group all, grid;
+    mp_status st;
+
+    if (m->members != MPI_COMM_NULL) return MP_OK;
+    MPI_Comm_group(m->comm->mpi, &all);
+    MPI_Group_range_incl(all, 1, range, &grid);
+    st = mp_mpi_check(MPI_Comm_create_group(m->comm->mpi, grid, 0, &m->members),
+                      "making the communicator of a grid");
+    MPI_Group_free(&grid);
+    MPI_Group_free(&all);
+    return st;
+}
+
+/* The BLACS context of a grid, whose ranks alone take part.  Collective over the grid; does nothing
+ * from the second call on. */
 static mp_status open_context(mp_dmat *m)
 {
     int map[4096]; /* column-major, as BLACS reads it; ranks of `members` */
-    int size = m->grid.rows * m->grid.cols, range[1][3] = {{m->grid.first, m->grid.first + size - 1, 1}};
-    MPI_Group all, grid;
 
     if (m->context >= 0) return MP_OK;
-    if (size > (int)(sizeof map / sizeof map[0]))
+    if (m->grid.rows * m->grid.cols > (int)(sizeof map / sizeof map[0]))
         return mp_fail(MP_ERR_NOFIT, "a grid of %d x %d ranks is larger than %zu ranks", m->grid.rows,
                        m->grid.cols, sizeof map / sizeof map[0]);
-    MPI_Comm_group(m->comm->mpi, &all);
-    MPI_Group_range_incl(all, 1, range, &grid);
-    MP_TRY(mp_mpi_check(MPI_Comm_create_group(m->comm->mpi, grid, 0, &m->members),
-                        "making the communicator of a grid"));
-    MPI_Group_free(&grid);
-    MPI_Group_free(&all);
+    MP_TRY(mp_dist_open_members(m));
     for (int p = 0; p < m->grid.rows; p++)
         for (int q = 0; q < m->grid.cols; q++) map[q * m->grid.rows + p] = p * m->grid.cols + q;
     m->handle = Csys2blacs_handle(m->members);
@@ -43,10 +53,11 @@ static mp_status open_context(mp_dmat *m)
 
 void mp_dist_close_context(mp_dmat *matrix)
 {
-    if (matrix->context < 0) return;
-    Cblacs_gridexit(matrix->context);
-    Cfree_blacs_system_handle(matrix->handle);
-    MPI_Comm_free(&matrix->members);
+    if (matrix->context >= 0) {
+        Cblacs_gridexit(matrix->context);
+        Cfree_blacs_system_handle(matrix->handle);
+    }
+    if (matrix->members != MPI_COMM_NULL) MPI_Comm_free(&matrix->members);
     matrix->context = matrix->handle = -1;
 }
 
@@ -137,6 +148,8 @@ mp_status mp_dmat_cholesky(mp_dmat *matrix, int64_t *failed_at)
 
     *failed_at = 0;
     if (matrix->my_row < 0) return MP_OK;
+    if (matrix->order <= MP_EXACT_ORDER && matrix->grid.rows == 1)
+        return mp_dist_cholesky_exact(matrix, failed_at);
     if (matrix->grid.rows * matrix->grid.cols == 1)
         return mp_dpotrf(matrix->order, matrix->data, matrix->local_rows, failed_at);
     MP_TRY(open_context(matrix));

@@ -20,7 +20,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/* ---- tokenizer_text.c: bytes and characters ---- */
+/* Bytes and characters: tokenizer_text.c. */
 
 /* Bytes that grow; all zero is empty. */
 typedef struct mp_text {
@@ -49,7 +49,7 @@ mp_status mp_utf8_repair(const char *text, size_t length, char **copy, size_t *c
 size_t mp_utf8_leading_space(const char *text, size_t length);
 size_t mp_utf8_trailing_space(const char *text, size_t length);
 
-/* ---- bpe_table.c: the two hash tables ---- */
+/* The two hash tables: bpe_table.c. */
 
 typedef struct mp_token_entry {
     size_t offset; /* of its text in the arena */
@@ -92,7 +92,7 @@ const mp_pair_value *mp_pair_find(const mp_pair_table *table, uint32_t left, uin
 /* A pair that is there already gets the new value.  At most `capacity` insertions. */
 void mp_pair_insert(mp_pair_table *table, uint32_t left, uint32_t right, mp_pair_value value);
 
-/* ---- bpe.c: the model ---- */
+/* The model: bpe.c. */
 
 enum { MP_BPE_DIRECT = 512 }; /* the byte-level alphabet ends at U+0143 */
 
@@ -154,12 +154,16 @@ mp_status mp_bpe_encode(const mp_bpe *bpe, mp_bpe_work *work, const char *text, 
                         mp_ids *ids);
 void mp_bpe_work_free(mp_bpe_work *work);
 
-/* ---- tokenizer_regex.c, tokenizer_pattern.c: what splits a text ---- */
+/* What splits a text: tokenizer_regex.c, tokenizer_unicode.c, tokenizer_pattern.c. */
 
 /* Rewrites an expression of the reference's engine (Oniguruma, Ruby syntax, Unicode 16) for PCRE2
  * so that both match the same; what could differ is refused by name.  A zero byte follows `source`.
  */
 mp_status mp_regex_translate(const char *source, size_t length, const char *where, mp_text *out);
+
+/* The insides of PCRE2 classes: Unicode's White_Space, and all other characters. */
+extern const char mp_class_space[];
+extern const char mp_class_no_space[];
 
 /* Appends the code points of a general category that are newer than Unicode 14, as ranges of a
  * PCRE2 class; 0 if there is no such category ("L", "Lu", "N", ...). */
@@ -190,7 +194,7 @@ typedef struct mp_cursor {
 mp_status mp_pattern_next(const mp_pattern *pattern, mp_match_work *work, mp_cursor *cursor,
                           int *found, size_t *start, size_t *end);
 
-/* ---- tokenizer_normalize.c ---- */
+/* Normalisers: tokenizer_normalize.c. */
 
 typedef enum mp_normal_kind { MP_NORMAL_NFC, MP_NORMAL_PREPEND, MP_NORMAL_REPLACE } mp_normal_kind;
 
@@ -215,7 +219,7 @@ void mp_normalizer_free(mp_normalizer *normalizer);
 mp_status mp_normalize(const mp_normalizer *normalizer, mp_text scratch[2], const char *text,
                        size_t length, const char **normal, size_t *normal_length);
 
-/* ---- tokenizer_added.c ---- */
+/* Added tokens: tokenizer_added.c. */
 
 typedef struct mp_added_token {
     mp_text text;    /* as the file has it */
@@ -267,7 +271,7 @@ void mp_added_scan_start(mp_added_scan *scan, const mp_added *added, int which, 
                          size_t length, mp_match_work *work);
 mp_status mp_added_next(mp_added_scan *scan, int *found, mp_added_piece *piece);
 
-/* ---- pretokenize.c ---- */
+/* Pre-tokenizers: pretokenize.c. */
 
 typedef enum mp_split_behavior {
     MP_SPLIT_REMOVED,
@@ -320,7 +324,7 @@ typedef struct mp_encoding {
  * given to mp_tokenizer_encode begins. */
 mp_status mp_pretokenize(mp_encoding *encoding, const char *text, size_t length, int first);
 
-/* ---- tokenizer.c, tokenizer_json.c, tokenizer_model.c, tokenizer_files.c: loading ---- */
+/* Loading: tokenizer.c, tokenizer_json.c, tokenizer_model.c, tokenizer_files.c. */
 
 struct mp_tokenizer {
     mp_bpe bpe;

@@ -10,18 +10,24 @@
 
 enum { MAX_SOURCE = 16384, MAX_DEPTH = 64, MAX_REPEAT = 1000 };
 
+typedef struct group {
+    int64_t start; /* in `out`; -1 for a look-around, which is not repeated */
+    int caseless;
+    int matches;  /* the branch at hand never matches the empty text */
+    int is_empty; /* an earlier branch may */
+} group;
+
 typedef struct translator {
     const char *source, *where;
     size_t length, at;
     mp_text *out;
     mp_text tail; /* what a class gets at its end: the ranges of recent characters, seldom hit */
-    int64_t atom; /* where in `out` that begins which a quantifier would repeat; -1: nothing */
-    struct group {
-        int64_t start; /* of the group in `out`, -1 for a look-around, which is not repeated */
-        int caseless;
-    } groups[MAX_DEPTH];
+    group groups[MAX_DEPTH + 1]; /* [0] is the whole expression */
     int depth;
-    char previous; /* in (?i:...): the letter before, 0 if none */
+    int64_t atom;      /* where in `out` that begins which a quantifier would repeat; -1: nothing */
+    int atom_is_empty; /* it may match nothing */
+    int before;        /* whether its branch matches something without it */
+    char previous;     /* in (?i:...): the letter before, 0 if none */
 } translator;
 
 /* One character, or one class of characters, of the source. */
@@ -32,14 +38,6 @@ typedef struct item {
     const char *name; /* of the category */
     size_t name_length;
 } item;
-
-/* White_Space, and all the rest.  PCRE2's \s has U+180E too, which is none since Unicode 6.3. */
-static const char space[] = "\\t-\\r \\x{85}\\x{A0}\\x{1680}\\x{2000}-\\x{200A}\\x{2028}\\x{2029}"
-                            "\\x{202F}\\x{205F}\\x{3000}";
-static const char no_space[] =
-    "\\x{0}-\\x{8}\\x{E}-\\x{1F}!-\\x{84}\\x{86}-\\x{9F}\\x{A1}-\\x{167F}\\x{1681}-\\x{1FFF}"
-    "\\x{200B}-\\x{2027}\\x{202A}-\\x{202E}\\x{2030}-\\x{205E}\\x{2060}-\\x{2FFF}"
-    "\\x{3001}-\\x{D7FF}\\x{E000}-\\x{10FFFF}";
 
 static mp_status append(translator *t, const char *text)
 {
@@ -63,7 +61,18 @@ static char peek(const translator *t, size_t ahead)
 
 static int is_caseless(const translator *t)
 {
-    return t->depth > 0 && t->groups[t->depth - 1].caseless;
+    return t->groups[t->depth].caseless;
+}
+
+/* Notes the last element for a quantifier behind it; `start` < 0: it is not to be repeated. */
+static void note_atom(translator *t, int64_t start, int is_empty)
+{
+    group *g = &t->groups[t->depth];
+
+    t->atom = start;
+    t->atom_is_empty = is_empty;
+    t->before = g->matches;
+    if (!is_empty) g->matches = 1;
 }
 
 static mp_status append_code(translator *t, uint32_t code)
@@ -173,7 +182,7 @@ static mp_status append_set(translator *t, const item *it, int negated)
 {
     int known;
 
-    if (it->kind == ITEM_SPACE) return append(t, negated ? no_space : space);
+    if (it->kind == ITEM_SPACE) return append(t, negated ? mp_class_no_space : mp_class_space);
     MP_TRY(append(t, "\\p{"));
     MP_TRY(mp_text_append(t->out, it->name, it->name_length));
     MP_TRY(append(t, "}"));
@@ -211,7 +220,7 @@ static mp_status translate_item(translator *t)
 
     MP_TRY(read_item(t, &it));
     if (is_caseless(t)) MP_TRY(check_caseless(t, start, &it));
-    t->atom = (int64_t)t->out->length;
+    note_atom(t, (int64_t)t->out->length, 0);
     if (it.kind == ITEM_CODE) return append_code(t, it.code);
     MP_TRY(append(t, it.negated ? "[^" : "["));
     MP_TRY(append_set(t, &it, 0));
@@ -249,7 +258,7 @@ static mp_status translate_class(translator *t)
     size_t start = t->at++, first;
 
     if (is_caseless(t)) return refuse(t, start, "a class inside (?i:...)");
-    t->atom = (int64_t)t->out->length;
+    note_atom(t, (int64_t)t->out->length, 0);
     MP_TRY(append(t, "["));
     if (peek(t, 0) == '^') {
         MP_TRY(append(t, "^"));
@@ -278,8 +287,10 @@ static mp_status open_group(translator *t)
     if (t->depth == MAX_DEPTH) return refuse(t, start, "too many groups in groups");
     while (strncmp(t->source + start, kinds[i].source, strlen(kinds[i].source)) != 0) i++;
     if (kinds[i].target == NULL) return refuse(t, start, "an option or a kind of group");
-    t->groups[t->depth].start = kinds[i].look_around ? -1 : (int64_t)t->out->length;
-    t->groups[t->depth++].caseless = caseless || kinds[i].caseless;
+    t->groups[++t->depth] = (group){
+        .start = kinds[i].look_around ? -1 : (int64_t)t->out->length,
+        .caseless = caseless || kinds[i].caseless,
+    };
     t->at += strlen(kinds[i].source);
     t->atom = -1;
     return append(t, kinds[i].target);
@@ -287,10 +298,25 @@ static mp_status open_group(translator *t)
 
 static mp_status close_group(translator *t)
 {
+    const group *g = &t->groups[t->depth];
+
     if (t->depth == 0) return refuse(t, t->at, "a ')' without '('");
-    t->atom = t->groups[--t->depth].start;
+    t->depth--;
+    note_atom(t, g->start, g->start < 0 || g->is_empty || !g->matches);
     t->at++;
     return append(t, ")");
+}
+
+static mp_status next_branch(translator *t)
+{
+    group *g = &t->groups[t->depth];
+
+    g->is_empty |= !g->matches;
+    g->matches = 0;
+    t->at++;
+    t->atom = -1;
+    t->previous = '\0';
+    return append(t, "|");
 }
 
 static int read_count(translator *t, long *count)
@@ -302,30 +328,39 @@ static int read_count(translator *t, long *count)
     return digits > 0;
 }
 
-/* {n}, {n,} and {n,m}; `exact` tells the first. */
-static mp_status interval(translator *t, int *exact)
+/* {n}, {n,} (high = -1) and {n,m}. */
+static mp_status interval(translator *t, long *low, long *high)
 {
     size_t start = t->at++;
-    long low, high;
     char text[48];
 
-    if (!read_count(t, &low)) return refuse(t, start, "a '{' that begins no repetition");
-    high = low;
-    *exact = peek(t, 0) == '}';
-    if (!*exact) {
-        if (peek(t, 0) != ',') return refuse(t, start, "a '{' that begins no repetition");
+    if (!read_count(t, low)) return refuse(t, start, "a '{' that begins no repetition");
+    *high = *low;
+    if (peek(t, 0) == ',') {
         t->at++;
-        if (!read_count(t, &high)) high = -1;
+        if (!read_count(t, high)) *high = -1;
     }
     if (peek(t, 0) != '}') return refuse(t, start, "a '{' that begins no repetition");
-    if (low > MAX_REPEAT || high > MAX_REPEAT || (high >= 0 && high < low))
+    if (*low > MAX_REPEAT || *high > MAX_REPEAT || (*high >= 0 && *high < *low))
         return refuse(t, start, "a repetition with such bounds");
     t->at++;
-    if (high < 0)
-        snprintf(text, sizeof text, "{%ld,}", low);
+    if (*high < 0)
+        snprintf(text, sizeof text, "{%ld,}", *low);
     else
-        snprintf(text, sizeof text, "{%ld,%ld}", low, high);
+        snprintf(text, sizeof text, "{%ld,%ld}", *low, *high);
     return append(t, text);
+}
+
+/* How often the atom is repeated; high = -1: without end. */
+static mp_status repetition(translator *t, long *low, long *high)
+{
+    char c = peek(t, 0);
+
+    if (c == '{') return interval(t, low, high);
+    *low = c == '+';
+    *high = c == '?' ? 1 : -1;
+    t->at++;
+    return mp_text_append(t->out, &c, 1);
 }
 
 /* x{1,3}+ repeats the repetition in Ruby syntax; in PCRE2 it would be possessive. */
@@ -339,25 +374,27 @@ static mp_status repeat_again(translator *t)
     return append(t, ")+");
 }
 
+/* The engines differ in when they leave a loop over what matches nothing, so there must be none. */
 static mp_status quantifier(translator *t)
 {
     size_t start = t->at;
-    int is_interval = peek(t, 0) == '{', exact = 0;
+    int is_interval = peek(t, 0) == '{', again;
+    long low = 0, high = 0;
 
     if (t->atom < 0) return refuse(t, start, "a quantifier with nothing to repeat");
     if (is_caseless(t)) return refuse(t, start, "a quantifier inside (?i:...)");
-    if (is_interval)
-        MP_TRY(interval(t, &exact));
-    else
-        MP_TRY(mp_text_append(t->out, t->source + t->at++, 1));
-    if (peek(t, 0) == '?') {
-        if (exact) return refuse(t, start, "a lazy repetition of fixed length");
-        MP_TRY(append(t, "?"));
-        t->at++;
-    } else if (peek(t, 0) == '+') {
-        MP_TRY(is_interval ? repeat_again(t) : append(t, "+"));
-        t->at++;
-    }
+    MP_TRY(repetition(t, &low, &high));
+    again = is_interval && peek(t, 0) == '+';
+    if ((t->atom_is_empty && high != 1) || (again && (t->atom_is_empty || low == 0)))
+        return refuse(t, start, "a repetition of what may match nothing");
+    if (low == 0) t->groups[t->depth].matches = t->before;
+    if (peek(t, 0) == '?' && is_interval && low == high)
+        return refuse(t, start, "a lazy repetition of fixed length");
+    if (again)
+        MP_TRY(repeat_again(t));
+    else if (peek(t, 0) == '?' || peek(t, 0) == '+')
+        MP_TRY(mp_text_append(t->out, t->source + t->at, 1));
+    t->at += peek(t, 0) == '?' || peek(t, 0) == '+';
     t->atom = -1;
     return MP_OK;
 }
@@ -380,12 +417,9 @@ static mp_status translate_next(translator *t)
     case '$':
         return refuse(t, t->at, "an anchor");
     case '|':
-        t->at++;
-        t->atom = -1;
-        t->previous = '\0';
-        return append(t, "|");
+        return next_branch(t);
     case '.':
-        t->atom = (int64_t)t->out->length;
+        note_atom(t, (int64_t)t->out->length, 0);
         t->at++;
         t->previous = '\0';
         return append(t, ".");

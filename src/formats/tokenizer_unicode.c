@@ -3,6 +3,14 @@
 #include <stdio.h>
 #include <string.h>
 
+/* White_Space, and all the rest.  PCRE2's \s has U+180E too, which is none since Unicode 6.3. */
+const char mp_class_space[] = "\\t-\\r \\x{85}\\x{A0}\\x{1680}\\x{2000}-\\x{200A}\\x{2028}\\x{2029}"
+                              "\\x{202F}\\x{205F}\\x{3000}";
+const char mp_class_no_space[] =
+    "\\x{0}-\\x{8}\\x{E}-\\x{1F}!-\\x{84}\\x{86}-\\x{9F}\\x{A1}-\\x{167F}\\x{1681}-\\x{1FFF}"
+    "\\x{200B}-\\x{2027}\\x{202A}-\\x{202E}\\x{2030}-\\x{205E}\\x{2060}-\\x{2FFF}"
+    "\\x{3001}-\\x{D7FF}\\x{E000}-\\x{10FFFF}";
+
 /* What Unicode 15.0, 15.1 and 16.0 added to the general categories.
  *
  * The reference's engine knows Unicode 16, PCRE2 10.42 (Debian 12) Unicode 14, later ones more;

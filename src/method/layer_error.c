@@ -34,52 +34,106 @@ static double dot(const float *x, const float *y, int64_t count)
     return sum;
 }
 
-/* One block of columns B: with G = X[:, B and after] H[B and after, B] (half of the diagonal tile),
- * tr(X H X^T) is twice the sum of X_B . G over the blocks.  W = W' + D needs no product of its own. */
-static void add_block(const mp_problem *p, int64_t begin, int64_t nb, const float *g_new,
-                      const float *g_diff, double *energy, double *loss)
-{
-    for (int i = 0; i < p->parts; i++)
-        for (int64_t c = 0; c < nb; c++) {
-            int64_t at = (begin + c) * p->ld + p->part[i].first, g = c * p->ld + p->part[i].first;
-            int64_t rows = p->part[i].count;
-            double dd = dot(p->difference + at, g_diff + g, rows);
+/* What a pass over the blocks adds up, per strip of all parts and ranks: [2][all strips], of which each
+ * rank fills its own.  Added in the order of the strips at the end, so that the sums do not depend on
+ * the ranks. */
+typedef struct sums {
+    double *energy, *loss;
+    int64_t count;
+    int64_t first[MP_MAX_LINEARS]; /* where the strips of a part start */
+} sums;
 
-            loss[i] += 2.0 * dd;
-            energy[i] += 2.0 * (dd + dot(p->difference + at, g_new + g, rows) +
-                                dot(p->weight + at, g_diff + g, rows) +
-                                dot(p->weight + at, g_new + g, rows));
+static mp_status sums_open(sums *s, const mp_problem *p)
+{
+    s->count = 0;
+    for (int i = 0; i < p->parts; i++) {
+        s->first[i] = s->count;
+        s->count += (p->part[i].d_out + MP_STRIP - 1) / MP_STRIP;
+    }
+    MP_TRY(MP_NEW(s->energy, 2 * s->count, "sums of errors"));
+    s->loss = s->energy + s->count;
+    return MP_OK;
+}
+
+static mp_status sums_finish(const sums *s, const mp_problem *p, double *energy, double *loss)
+{
+    MP_TRY(mp_comm_sum(p->comm, s->energy, (int)(2 * s->count)));
+    for (int i = 0; i < p->parts; i++) {
+        energy[i] = loss[i] = 0.0;
+        for (int64_t k = s->first[i]; k < (i + 1 < p->parts ? s->first[i + 1] : s->count); k++) {
+            energy[i] += 2.0 * s->energy[k];
+            loss[i] += 2.0 * s->loss[k];
         }
+    }
+    return MP_OK;
+}
+
+/* One strip and one block of columns B: with G = X[:, B and after] H[B and after, B] (half of the
+ * diagonal tile), tr(X H X^T) is twice the sum of X_B . G.  W = W' + D needs no product of its own. */
+static mp_status add_strip(const mp_dmat *h, const float *column, int64_t length, const float *weight,
+                           const float *difference, float *product, double *energy, double *loss)
+{
+    int64_t size = h->nb * MP_STRIP;
+    double dd, dw;
+
+    MP_TRY(mp_sgemm(0, 0, h->nb, MP_STRIP, length, 1.0f, column, length, difference, MP_STRIP, 0.0f,
+                    product, MP_STRIP));
+    dd = dot(difference, product, size);
+    dw = dot(weight, product, size);
+    MP_TRY(mp_sgemm(0, 0, h->nb, MP_STRIP, length, 1.0f, column, length, weight, MP_STRIP, 0.0f,
+                    product, MP_STRIP));
+    *loss += dd;
+    *energy += dd + dw + dot(difference, product, size) + dot(weight, product, size);
+    return MP_OK;
+}
+
+static mp_status add_block(const mp_problem *p, const float *column, int64_t length, int64_t begin,
+                           sums *s)
+{
+    int failed = 0;
+
+#pragma omp parallel reduction(| : failed)
+    {
+        float *product = NULL;
+
+        failed = MP_NEW_RAW(product, p->moment->matrix->nb * MP_STRIP, "a product") != MP_OK;
+        for (int i = 0; i < p->parts; i++) {
+#pragma omp for schedule(dynamic)
+            for (int64_t row = 0; row < p->part[i].rows; row += MP_STRIP) {
+                int64_t k = s->first[i] + (p->part[i].first_row + row) / MP_STRIP;
+
+                if (failed) continue;
+                failed |= add_strip(p->moment->matrix, column, length,
+                                    mp_problem_strip(p, p->weight, i, row) + begin * MP_STRIP,
+                                    mp_problem_strip(p, p->difference, i, row) + begin * MP_STRIP,
+                                    product, &s->energy[k], &s->loss[k]) != MP_OK;
+            }
+        }
+        mp_free(product);
+    }
+    return failed ? mp_fail(MP_ERR_NOMEM, "no memory to measure the error of a layer") : MP_OK;
 }
 
 mp_status mp_layer_error(const mp_problem *p, double *energy, double *loss)
 {
     const mp_dmat *h = p->moment->matrix;
-    int64_t nb = h->nb, ld = p->ld, length;
     mp_stream *stream = NULL;
-    float *products = NULL; /* [2][nb][ld]: of the new weights, of the difference */
-    float *column;
+    sums s = {NULL};
     mp_status st;
 
-    for (int i = 0; i < p->parts; i++) energy[i] = loss[i] = 0.0;
-    st = MP_NEW_RAW(products, 2 * nb * ld, "products with a Hessian");
-    st = mp_comm_agree(p->comm, st);
+    st = mp_comm_agree(p->comm, sums_open(&s, p));
     if (st == MP_OK) st = mp_stream_create(h, MP_UPPER_HALF, h->tiles - 1, -1, &stream);
-    for (int64_t begin = 0; begin < p->order && st == MP_OK; begin += nb) {
-        float *g_diff = products + nb * ld;
+    for (int64_t begin = 0; begin < p->order && st == MP_OK; begin += h->nb) {
+        float *column;
+        int64_t length;
 
         MP_GO(mp_stream_next(stream, &column, &length));
         halve_diagonal_tile(p->moment, column, length, begin);
-        MP_GO(mp_sgemm(0, 0, nb, ld, length, 1.0f, column, length, p->weight + begin * ld, ld, 0.0f,
-                       products, ld));
-        MP_GO(mp_sgemm(0, 0, nb, ld, length, 1.0f, column, length, p->difference + begin * ld, ld,
-                       0.0f, g_diff, ld));
-        add_block(p, begin, nb, products, g_diff, energy, loss);
+        MP_GO(add_block(p, column, length, begin, &s));
     }
-    if (st == MP_OK) st = mp_comm_sum(p->comm, energy, p->parts);
-    if (st == MP_OK) st = mp_comm_sum(p->comm, loss, p->parts);
+    if (st == MP_OK) st = sums_finish(&s, p, energy, loss);
 out:
     mp_stream_free(stream);
-    mp_free(products);
+    mp_free(s.energy);
     return st;
 }

@@ -12,15 +12,16 @@ static mp_status fits(const mp_method_options *options, const char *name, int64_
     return mp_pattern_fits(&options->pattern, name, d_in, options->blocksize);
 }
 
-/* score[j * ld + r] = |w| * norm[j], or |w| where norm is NULL. */
+/* |w| * norm[j], or |w| where there are no norms, to `score`, of the shape of the weights. */
 static void score_weights(const mp_problem *p, const double *squares, float *score)
 {
-    for (int64_t j = 0; j < p->n; j++) {
-        float norm = squares != NULL ? (float)sqrt(squares[j]) : 1.0f;
+    for (int64_t strip = 0; strip < p->strips; strip++)
+        for (int64_t j = 0; j < p->n; j++) {
+            int64_t at = (strip * p->order + j) * MP_STRIP;
+            float norm = squares != NULL ? (float)sqrt(squares[j]) : 1.0f;
 
-        for (int64_t r = 0; r < p->ld; r++)
-            score[j * p->ld + r] = fabsf(p->weight[j * p->ld + r]) * norm;
-    }
+            for (int r = 0; r < MP_STRIP; r++) score[at + r] = fabsf(p->weight[at + r]) * norm;
+        }
 }
 
 /* n of every m of each row: the groups lie along the columns. */
@@ -28,12 +29,15 @@ static mp_status prune_groups(mp_problem *p, const mp_pattern *pattern, const fl
 {
     unsigned char *prune = NULL;
 
-    MP_TRY(MP_NEW_RAW(prune, pattern->m * p->ld, "a mask"));
-    for (int64_t j = 0; j < p->n; j += pattern->m) {
-        mp_select_n_of_m(score + j * p->ld, p->ld, p->ld, pattern->n, pattern->m, prune);
-        for (int64_t i = 0; i < pattern->m * p->ld; i++)
-            if (prune[i]) p->weight[j * p->ld + i] = 0.0f;
-    }
+    MP_TRY(MP_NEW_RAW(prune, pattern->m * MP_STRIP, "a mask"));
+    for (int64_t strip = 0; strip < p->strips; strip++)
+        for (int64_t j = 0; j < p->n; j += pattern->m) {
+            int64_t at = (strip * p->order + j) * MP_STRIP;
+
+            mp_select_n_of_m(score + at, pattern->n, pattern->m, prune);
+            for (int64_t i = 0; i < pattern->m * MP_STRIP; i++)
+                if (prune[i]) p->weight[at + i] = 0.0f;
+        }
     mp_free(prune);
     return MP_OK;
 }
@@ -74,15 +78,18 @@ static mp_status prune_rows(mp_problem *p, const mp_pattern *pattern, const floa
     uint64_t *key = NULL;
 
     MP_TRY(MP_NEW_RAW(key, p->n, "scores of a row"));
-    for (int64_t r = 0; r < p->ld && k > 0; r++) {
+    for (int64_t row = 0; row < p->strips * MP_STRIP && k > 0; row++) {
+        int64_t at = row / MP_STRIP * p->order * MP_STRIP + row % MP_STRIP;
+
         for (int64_t j = 0; j < p->n; j++) {
             uint32_t bits;
 
-            memcpy(&bits, &score[j * p->ld + r], sizeof bits);
+            memcpy(&bits, &score[at + j * MP_STRIP], sizeof bits);
             key[j] = (uint64_t)bits << 32 | (uint64_t)j;
         }
         select_keys(key, p->n, k - 1);
-        for (int64_t i = 0; i < k; i++) p->weight[(int64_t)(key[i] & 0xffffffffu) * p->ld + r] = 0.0f;
+        for (int64_t i = 0; i < k; i++)
+            p->weight[at + (int64_t)(key[i] & 0xffffffffu) * MP_STRIP] = 0.0f;
     }
     mp_free(key);
     return MP_OK;
@@ -112,24 +119,28 @@ static mp_status count_dead(const mp_method_options *options, mp_moment *m, mp_o
     return MP_OK;
 }
 
+/* Where the score of row r, column j of a part on this rank stands. */
+static int64_t place(const mp_problem *p, const mp_part *part, int64_t r, int64_t j)
+{
+    return ((part->first_strip + r / MP_STRIP) * p->order + j) * MP_STRIP + r % MP_STRIP;
+}
+
 /* Scores that equal the threshold go in the order of rows and columns until `wanted` of all ranks are
  * gone; the rows of the ranks before this one come first. */
-static mp_status prune_ties(mp_problem *p, int part, const float *score, float threshold,
+static mp_status prune_ties(mp_problem *p, const mp_part *part, const float *score, float threshold,
                             int64_t wanted)
 {
-    mp_rows rows = p->part[part];
     int64_t mine = 0, before = 0;
 
-    for (int64_t j = 0; j < p->n; j++)
-        for (int64_t r = rows.first; r < rows.first + rows.count; r++)
-            mine += score[j * p->ld + r] == threshold;
+    for (int64_t r = 0; r < part->rows; r++)
+        for (int64_t j = 0; j < p->n; j++) mine += score[place(p, part, r, j)] == threshold;
     MP_TRY(mp_mpi_check(MPI_Exscan(&mine, &before, 1, MPI_INT64_T, MPI_SUM, p->comm->mpi),
                         "counting ties"));
     if (p->comm->rank == 0) before = 0; /* which MPI leaves undefined */
-    for (int64_t r = rows.first; r < rows.first + rows.count; r++)
+    for (int64_t r = 0; r < part->rows; r++)
         for (int64_t j = 0; j < p->n && before < wanted; j++)
-            if (score[j * p->ld + r] == threshold) {
-                p->weight[j * p->ld + r] = 0.0f;
+            if (score[place(p, part, r, j)] == threshold) {
+                p->weight[place(p, part, r, j)] = 0.0f;
                 before++;
             }
     return MP_OK;
@@ -142,13 +153,15 @@ static mp_status prune_matrices(mp_problem *p, const mp_pattern *pattern, const 
     float threshold[MP_MAX_LINEARS];
 
     for (int i = 0; i < p->parts; i++)
-        k[i] = (int64_t)((double)(p->d_out[i] * p->n) * pattern->sparsity);
-    MP_TRY(mp_select_kth(p->comm, score, p->n, p->ld, p->part, p->parts, k, threshold, smaller));
+        k[i] = (int64_t)((double)(p->part[i].d_out * p->n) * pattern->sparsity);
+    MP_TRY(mp_select_kth(p->comm, score, p->n, p->order, p->part, p->parts, k, threshold, smaller));
     for (int i = 0; i < p->parts; i++) {
-        for (int64_t j = 0; j < p->n; j++)
-            for (int64_t r = p->part[i].first; r < p->part[i].first + p->part[i].count; r++)
-                if (score[j * p->ld + r] < threshold[i]) p->weight[j * p->ld + r] = 0.0f;
-        MP_TRY(prune_ties(p, i, score, threshold[i], k[i] - smaller[i]));
+        const mp_part *part = &p->part[i];
+
+        for (int64_t r = 0; r < part->rows; r++)
+            for (int64_t j = 0; j < p->n; j++)
+                if (score[place(p, part, r, j)] < threshold[i]) p->weight[place(p, part, r, j)] = 0.0f;
+        MP_TRY(prune_ties(p, part, score, threshold[i], k[i] - smaller[i]));
     }
     return MP_OK;
 }

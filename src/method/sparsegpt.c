@@ -79,25 +79,26 @@ out:
     return st;
 }
 
-/* What the sweep over one block of columns works with; nb columns, rows side by side (ld). */
+/* What the sweep over one block of columns works with. */
 typedef struct sweep {
     const mp_method_options *options;
     mp_problem *problem;
-    int64_t nb;
+    int64_t nb;           /* columns of a block */
+    int64_t begin;        /* the first column of this one */
+    int64_t columns;      /* of this one that are there: fewer than nb at the end */
+    const float *factor;  /* [nb][length]: factor[c][i] = R[i][begin + c] */
+    int64_t length;
     float *u;             /* [nb][nb] U_BB, upper, row-major */
     double *inverse;      /* [nb][nb] the same in double */
-    float *gathered;      /* [nb][ld] D[:, before B] R[before B, B], transposed */
-    float *score;         /* [nb][ld] (w / U_jj)^2: unstructured only */
-    unsigned char *prune; /* [nb][ld] */
+    float *score;         /* [strips][nb][MP_STRIP] (w / U_jj)^2: unstructured only */
+    float threshold[MP_MAX_LINEARS];
 } sweep;
 
 static void sweep_close(sweep *s)
 {
     mp_free(s->u);
     mp_free(s->inverse);
-    mp_free(s->gathered);
     mp_free(s->score);
-    mp_free(s->prune);
 }
 
 static mp_status sweep_open(sweep *s, const mp_method_options *options, mp_problem *problem)
@@ -107,55 +108,54 @@ static mp_status sweep_open(sweep *s, const mp_method_options *options, mp_probl
     *s = (sweep){.options = options, .problem = problem, .nb = nb};
     MP_TRY(MP_NEW(s->u, nb * nb, "a block of the factor"));
     MP_TRY(MP_NEW(s->inverse, nb * nb, "a block of the factor"));
-    MP_TRY(MP_NEW(s->gathered, nb * problem->ld, "updates of a block"));
-    MP_TRY(MP_NEW(s->score, nb * problem->ld, "scores of a block"));
-    return MP_NEW(s->prune, nb * problem->ld, "the mask of a block");
+    if (options->pattern.m != 0) return MP_OK;
+    return MP_NEW(s->score, problem->strips * nb * MP_STRIP, "scores of a block");
 }
 
-/* U_BB from the column of the factor: column[c][i] = R[i][begin + c]. */
-static mp_status invert_block(sweep *s, const float *column, int64_t length, int64_t begin)
+/* U_BB from the factor. */
+static mp_status invert_block(sweep *s)
 {
     int64_t nb = s->nb;
 
     for (int64_t i = 0; i < nb; i++)
         for (int64_t c = 0; c < nb; c++)
-            s->inverse[i * nb + c] = c < i ? 0.0 : (double)column[c * length + begin + i];
+            s->inverse[i * nb + c] = c < i ? 0.0 : (double)s->factor[c * s->length + s->begin + i];
     MP_TRY(mp_dtrtri_upper(nb, s->inverse, nb));
     for (int64_t i = 0; i < nb * nb; i++) s->u[i] = (float)s->inverse[i];
     return MP_OK;
 }
 
-/* Brings the block's weights to where the earlier columns' errors have moved them; the original
- * weights go to `difference`, from which the block's new weights will be taken off. */
-static mp_status enter_block(sweep *s, const float *column, int64_t length, int64_t begin)
+/* Brings one strip of the block to where the earlier columns' errors have moved it; the original
+ * weights go to the difference, from which the new ones will be taken off. */
+static mp_status enter(const sweep *s, float *strip, float *difference, float *gathered)
 {
-    mp_problem *p = s->problem;
-    int64_t ld = p->ld, nb = s->nb;
-    float *weight = p->weight + begin * ld, *difference = p->difference + begin * ld;
+    int64_t nb = s->nb, size = nb * MP_STRIP;
+    float *w = strip + s->begin * MP_STRIP;
 
-    memcpy(difference, weight, (size_t)(nb * ld) * sizeof *weight);
-    if (begin > 0) {
-        MP_TRY(mp_sgemm(0, 0, nb, ld, begin, 1.0f, column, length, p->difference, ld, 0.0f,
-                        s->gathered, ld));
-        MP_TRY(mp_sgemm(1, 0, nb, ld, nb, 1.0f, s->u, nb, s->gathered, ld, 1.0f, weight, ld));
+    memcpy(difference + s->begin * MP_STRIP, w, (size_t)size * sizeof *w);
+    if (s->begin > 0) {
+        MP_TRY(mp_sgemm(0, 0, nb, MP_STRIP, s->begin, 1.0f, s->factor, s->length, difference,
+                        MP_STRIP, 0.0f, gathered, MP_STRIP));
+        MP_TRY(mp_sgemm(1, 0, nb, MP_STRIP, nb, 1.0f, s->u, nb, gathered, MP_STRIP, 1.0f, w,
+                        MP_STRIP));
     }
-    for (int64_t c = 0; c < nb && begin + c < p->n; c++)
-        if (p->moment->diagonal[p->order - 1 - begin - c] == 0.0)
-            memset(weight + c * ld, 0, (size_t)ld * sizeof *weight); /* a dead channel */
+    for (int64_t c = 0; c < s->columns; c++)
+        if (s->problem->moment->diagonal[s->problem->order - 1 - s->begin - c] == 0.0)
+            memset(w + c * MP_STRIP, 0, MP_STRIP * sizeof *w); /* a dead channel */
     return MP_OK;
 }
 
+/* (w / U_jj)^2 of columns of a strip; u is at the first of them on the diagonal. */
 MP_SIMD_CLONES
-static void score_columns(const float *weight, int64_t columns, int64_t ld, const float *u, int64_t nb,
-                          float *score)
+static void score_columns(const float *w, int64_t columns, const float *u, int64_t nb, float *score)
 {
     for (int64_t c = 0; c < columns; c++) {
         float inverse = 1.0f / u[c * nb + c];
 
-        for (int64_t r = 0; r < ld; r++) {
-            float scaled = weight[c * ld + r] * inverse;
+        for (int r = 0; r < MP_STRIP; r++) {
+            float scaled = w[c * MP_STRIP + r] * inverse;
 
-            score[c * ld + r] = scaled * scaled;
+            score[c * MP_STRIP + r] = scaled * scaled;
         }
     }
 }
@@ -166,130 +166,152 @@ static void prune_up_to(const float *score, int64_t count, float threshold, unsi
     for (int64_t r = 0; r < count; r++) prune[r] = score[r] <= threshold;
 }
 
-/* One threshold per linear map over all rows of all ranks and the columns of this block: the score of
- * rank int(rows * columns * s), and all up to it go (so that ties may prune more). */
-static mp_status mask_block(sweep *s, int64_t begin)
-{
-    mp_problem *p = s->problem;
-    int64_t columns = p->n - begin < s->nb ? p->n - begin : s->nb;
-    int64_t k[MP_MAX_LINEARS], smaller[MP_MAX_LINEARS];
-    float threshold[MP_MAX_LINEARS];
-
-    score_columns(p->weight + begin * p->ld, columns, p->ld, s->u, s->nb, s->score);
-    for (int i = 0; i < p->parts; i++)
-        k[i] = (int64_t)((double)(p->d_out[i] * columns) * s->options->pattern.sparsity);
-    MP_TRY(mp_select_kth(p->comm, s->score, columns, p->ld, p->part, p->parts, k, threshold, smaller));
-    memset(s->prune, 0, (size_t)(s->nb * p->ld));
-    for (int i = 0; i < p->parts; i++)
-        for (int64_t c = 0; c < columns; c++) {
-            int64_t at = c * p->ld + p->part[i].first;
-
-            prune_up_to(s->score + at, p->part[i].count, threshold[i], s->prune + at);
-        }
-    return MP_OK;
-}
-
-enum { STRIP = 64 }; /* rows at a time: a block of 128 columns of them fits the first-level cache */
-
-/* The columns of one strip in turn: the pruned weight becomes zero, and its error moves the later
- * columns of the block.  w is [nb][STRIP], prune [nb][STRIP]; from column `from` up to `to`. */
+/* Columns [from, to) of a strip in turn: the pruned weight becomes zero, and its error moves the later
+ * columns of the block.  w and prune are [nb][MP_STRIP]. */
 MP_SIMD_CLONES
 static void sweep_columns(float *restrict w, const float *restrict u,
                           const unsigned char *restrict prune, int64_t nb, int64_t from, int64_t to)
 {
     for (int64_t i = from; i < to; i++) {
-        float error[STRIP], inverse = 1.0f / u[i * nb + i];
+        float error[MP_STRIP], inverse = 1.0f / u[i * nb + i];
 
-        for (int r = 0; r < STRIP; r++) {
-            float value = w[i * STRIP + r];
+        for (int r = 0; r < MP_STRIP; r++) {
+            float value = w[i * MP_STRIP + r];
 
-            error[r] = prune[i * STRIP + r] ? value * inverse : 0.0f;
-            w[i * STRIP + r] = prune[i * STRIP + r] ? 0.0f : value;
+            error[r] = prune[i * MP_STRIP + r] ? value * inverse : 0.0f;
+            w[i * MP_STRIP + r] = prune[i * MP_STRIP + r] ? 0.0f : value;
         }
         for (int64_t j = i + 1; j < nb; j++)
-            for (int r = 0; r < STRIP; r++) w[j * STRIP + r] -= error[r] * u[i * nb + j];
+            for (int r = 0; r < MP_STRIP; r++) w[j * MP_STRIP + r] -= error[r] * u[i * nb + j];
     }
 }
 
 /* n:m groups are chosen when the sweep reaches them, with the weights as they are then. */
-static void sweep_groups(const sweep *s, float *w, unsigned char *prune, int64_t columns)
+static void sweep_groups(const sweep *s, float *w, float *score, unsigned char *prune)
 {
-    int64_t m = s->options->pattern.m, n = s->options->pattern.n, nb = s->nb;
-    float score[128 * STRIP];
+    int64_t m = s->options->pattern.m, nb = s->nb;
 
-    for (int64_t at = 0; at < columns; at += m) {
-        score_columns(w + at * STRIP, m, STRIP, s->u + at * nb + at, nb, score);
-        mp_select_n_of_m(score, STRIP, STRIP, n, m, prune + at * STRIP);
+    for (int64_t at = 0; at < s->columns; at += m) {
+        score_columns(w + at * MP_STRIP, m, s->u + at * nb + at, nb, score);
+        mp_select_n_of_m(score, s->options->pattern.n, m, prune + at * MP_STRIP);
         sweep_columns(w, s->u, prune, nb, at, at + m);
     }
 }
 
-/* One strip of rows through the block; a short last strip works on zeros beyond its end. */
-static void sweep_strip(const sweep *s, int64_t begin, int64_t row, float *w, unsigned char *prune)
-{
-    const mp_problem *p = s->problem;
-    int64_t columns = p->n - begin < s->nb ? p->n - begin : s->nb;
-    int64_t rows = p->ld - row < STRIP ? p->ld - row : STRIP;
-    float *weight = p->weight + begin * p->ld + row;
+/* Buffers of one thread. */
+typedef struct workspace {
+    float *gathered;      /* [nb][MP_STRIP] D[:, before B] R[before B, B], transposed; scores after */
+    unsigned char *prune; /* [nb][MP_STRIP] */
+} workspace;
 
-    if (rows < STRIP) memset(w, 0, (size_t)(s->nb * STRIP) * sizeof *w);
-    memset(prune, 0, (size_t)(s->nb * STRIP));
-    for (int64_t c = 0; c < s->nb; c++) {
-        memcpy(w + c * STRIP, weight + c * p->ld, (size_t)rows * sizeof *w);
-        if (s->options->pattern.m == 0)
-            memcpy(prune + c * STRIP, s->prune + c * p->ld + row, (size_t)rows);
-    }
-    if (s->options->pattern.m == 0)
-        sweep_columns(w, s->u, prune, s->nb, 0, columns);
-    else
-        sweep_groups(s, w, prune, columns);
-    for (int64_t c = 0; c < s->nb; c++)
-        memcpy(weight + c * p->ld, w + c * STRIP, (size_t)rows * sizeof *w);
+/* Part `p` of the problem that strip `strip` belongs to. */
+static int part_of(const mp_problem *problem, int64_t strip)
+{
+    int p = 0;
+
+    while (p + 1 < problem->parts && strip >= problem->part[p + 1].first_strip) p++;
+    return p;
 }
 
-static mp_status sweep_block(sweep *s, int64_t begin)
+/* First pass over a strip, and for n:m the only one. */
+static mp_status first_pass(const sweep *s, int64_t strip, workspace *work)
 {
-    mp_problem *p = s->problem;
+    int64_t at = strip * s->problem->order * MP_STRIP;
+    float *w = s->problem->weight + at + s->begin * MP_STRIP;
+
+    MP_TRY(enter(s, s->problem->weight + at, s->problem->difference + at, work->gathered));
+    if (s->options->pattern.m == 0)
+        score_columns(w, s->columns, s->u, s->nb, s->score + strip * s->nb * MP_STRIP);
+    else
+        sweep_groups(s, w, work->gathered, work->prune);
+    return MP_OK;
+}
+
+/* Second pass: unstructured masks wait for the thresholds, which all ranks find together. */
+static void second_pass(const sweep *s, int64_t strip, workspace *work)
+{
+    float *w = s->problem->weight + (strip * s->problem->order + s->begin) * MP_STRIP;
+
+    prune_up_to(s->score + strip * s->nb * MP_STRIP, s->columns * MP_STRIP,
+                s->threshold[part_of(s->problem, strip)], work->prune);
+    sweep_columns(w, s->u, work->prune, s->nb, 0, s->columns);
+}
+
+static void take_difference(const sweep *s, int64_t strip)
+{
+    int64_t at = (strip * s->problem->order + s->begin) * MP_STRIP;
+
+    for (int64_t i = at; i < at + s->nb * MP_STRIP; i++)
+        s->problem->difference[i] -= s->problem->weight[i];
+}
+
+/* One pass over all strips of this rank. */
+static mp_status pass(const sweep *s, int second)
+{
+    int64_t strips = s->problem->strips, size = s->nb * MP_STRIP;
     int failed = 0;
 
 #pragma omp parallel reduction(| : failed)
     {
-        float *w = NULL;
-        unsigned char *prune = NULL;
+        workspace work = {NULL, NULL};
 
-        failed = MP_NEW(w, s->nb * STRIP, "a strip of rows") != MP_OK ||
-                 MP_NEW(prune, s->nb * STRIP, "a strip of the mask") != MP_OK;
-#pragma omp for schedule(static)
-        for (int64_t row = 0; row < p->ld; row += STRIP)
-            if (!failed) sweep_strip(s, begin, row, w, prune);
-        mp_free(w);
-        mp_free(prune);
+        failed = MP_NEW(work.gathered, size, "updates of a strip") != MP_OK ||
+                 MP_NEW(work.prune, size, "the mask of a strip") != MP_OK;
+#pragma omp for schedule(dynamic)
+        for (int64_t i = 0; i < strips; i++) {
+            if (failed) continue;
+            if (second)
+                second_pass(s, i, &work);
+            else
+                failed |= first_pass(s, i, &work) != MP_OK;
+            if (second || s->options->pattern.m != 0) take_difference(s, i);
+        }
+        mp_free(work.gathered);
+        mp_free(work.prune);
     }
-    if (failed) return mp_fail(MP_ERR_NOMEM, "no memory for a strip of %d rows", STRIP);
-    for (int64_t i = begin * p->ld; i < (begin + s->nb) * p->ld; i++)
-        p->difference[i] -= p->weight[i];
-    return MP_OK;
+    return failed ? mp_fail(MP_ERR_NOMEM, "no memory to sweep a strip of %d rows", MP_STRIP) : MP_OK;
+}
+
+/* One threshold per linear map over all rows of all ranks and the columns of this block: the score of
+ * rank int(rows * columns * s), and all up to it go (so that ties may prune more). */
+static mp_status find_thresholds(sweep *s)
+{
+    mp_problem *p = s->problem;
+    int64_t k[MP_MAX_LINEARS], smaller[MP_MAX_LINEARS];
+
+    for (int i = 0; i < p->parts; i++)
+        k[i] = (int64_t)((double)(p->part[i].d_out * s->columns) * s->options->pattern.sparsity);
+    return mp_select_kth(p->comm, s->score, s->columns, s->nb, p->part, p->parts, k, s->threshold,
+                         smaller);
+}
+
+static mp_status sweep_block(sweep *s)
+{
+    MP_TRY(invert_block(s));
+    MP_TRY(pass(s, 0));
+    if (s->options->pattern.m != 0) return MP_OK;
+    MP_TRY(find_thresholds(s));
+    return pass(s, 1);
 }
 
 static mp_status compress(const mp_method_options *options, const mp_outcome *outcome, mp_problem *p)
 {
     const mp_dmat *factor = p->moment->matrix;
     mp_stream *stream = NULL;
-    float *column;
-    int64_t length;
     sweep s;
     mp_status st;
 
     (void)outcome;
     st = mp_comm_agree(p->comm, sweep_open(&s, options, p));
-    if (st == MP_OK)
-        st = mp_stream_create(factor, MP_LOWER_HALF, factor->tiles - 1, -1, &stream);
+    if (st == MP_OK) st = mp_stream_create(factor, MP_LOWER_HALF, factor->tiles - 1, -1, &stream);
     for (int64_t begin = 0; begin < p->order && st == MP_OK; begin += s.nb) {
-        MP_GO(mp_stream_next(stream, &column, &length));
-        MP_GO(invert_block(&s, column, length, begin));
-        MP_GO(enter_block(&s, column, length, begin));
-        if (options->pattern.m == 0) MP_GO(mask_block(&s, begin));
-        MP_GO(sweep_block(&s, begin));
+        float *column;
+
+        MP_GO(mp_stream_next(stream, &column, &s.length));
+        s.factor = column;
+        s.begin = begin;
+        s.columns = p->n - begin < s.nb ? p->n - begin : s.nb;
+        MP_GO(sweep_block(&s));
     }
 out:
     mp_stream_free(stream);
@@ -302,6 +324,8 @@ const mp_method mp_method_sparsegpt = {
     .words = "one-shot pruning with second-order updates of the weights that stay",
     .source = "Frantar & Alistarh, arXiv:2301.00774",
     .needs = MP_NEED_MOMENT,
+    .factor_flop = 1.0 / 3.0,
+    .sweep_flop = 1.0,
     .fits = fits,
     .prepare = prepare,
     .compress = compress,

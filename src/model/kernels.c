@@ -36,7 +36,7 @@ static inline float exp_of(float x)
     return x < -87.0f ? 0.0f : p * power;
 }
 
-MP_SIMD_CLONES void mp_kernel_exp(int64_t count, float *x)
+MP_SIMD_CLONES static void exp_each(int64_t count, float *x)
 {
     for (int64_t i = 0; i < count; i++) x[i] = exp_of(x[i]);
 }
@@ -78,8 +78,8 @@ static inline void rotate_halves(int64_t half, const float *restrict cosines,
     }
 }
 
-MP_SIMD_CLONES void mp_kernel_rotate(int64_t n_heads, int64_t head_dim, const float *cosines,
-                                     const float *sines, float *heads)
+MP_SIMD_CLONES static void rotate_heads(int64_t n_heads, int64_t head_dim, const float *cosines,
+                                        const float *sines, float *heads)
 {
     const int64_t half = head_dim / 2;
 
@@ -87,13 +87,12 @@ MP_SIMD_CLONES void mp_kernel_rotate(int64_t n_heads, int64_t head_dim, const fl
         rotate_halves(half, cosines, sines, heads + h * head_dim, heads + h * head_dim + half);
 }
 
-MP_SIMD_CLONES void mp_kernel_silu_mul(int64_t count, const float *restrict gate,
-                                       float *restrict up)
+MP_SIMD_CLONES static void silu_mul(int64_t count, const float *restrict gate, float *restrict up)
 {
     for (int64_t i = 0; i < count; i++) up[i] *= gate[i] / (1.0f + exp_of(-gate[i]));
 }
 
-MP_SIMD_CLONES float mp_kernel_max(int64_t count, const float *x)
+MP_SIMD_CLONES static float largest_of(int64_t count, const float *x)
 {
     float lanes[LANES], largest = -INFINITY;
     int64_t i;
@@ -106,7 +105,7 @@ MP_SIMD_CLONES float mp_kernel_max(int64_t count, const float *x)
     return largest;
 }
 
-MP_SIMD_CLONES float mp_kernel_exp_sum(int64_t count, float shift, float *x)
+MP_SIMD_CLONES static float exp_and_sum(int64_t count, float shift, float *x)
 {
     float lanes[LANES] = {0.0f}, sum = 0.0f;
     int64_t i;
@@ -124,7 +123,38 @@ MP_SIMD_CLONES float mp_kernel_exp_sum(int64_t count, float shift, float *x)
     return sum;
 }
 
-MP_SIMD_CLONES void mp_kernel_scale(int64_t count, float factor, float *x)
+MP_SIMD_CLONES static void scale_by(int64_t count, float factor, float *x)
 {
     for (int64_t i = 0; i < count; i++) x[i] *= factor;
+}
+
+void mp_kernel_exp(int64_t count, float *x)
+{
+    exp_each(count, x);
+}
+
+void mp_kernel_rotate(int64_t n_heads, int64_t head_dim, const float *cosines, const float *sines,
+                      float *heads)
+{
+    rotate_heads(n_heads, head_dim, cosines, sines, heads);
+}
+
+void mp_kernel_silu_mul(int64_t count, const float *gate, float *up)
+{
+    silu_mul(count, gate, up);
+}
+
+float mp_kernel_max(int64_t count, const float *x)
+{
+    return largest_of(count, x);
+}
+
+float mp_kernel_exp_sum(int64_t count, float shift, float *x)
+{
+    return exp_and_sum(count, shift, x);
+}
+
+void mp_kernel_scale(int64_t count, float factor, float *x)
+{
+    scale_by(count, factor, x);
 }

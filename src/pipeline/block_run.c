@@ -144,8 +144,8 @@ static mp_status prepare_states(mp_runner *run, int first, int end, mp_moment **
         st = name_state(run, which[i],
                         run->method->prepare(&run->options, moments[which[i]], &outcomes[which[i]]));
         n = (double)widths[i];
-        mp_clock_lap(&run->clock, MP_PHASE_FACTOR, n * n * n / 3.0 / (grids[i].rows * grids[i].cols),
-                     &mark);
+        mp_clock_lap(&run->clock, MP_PHASE_FACTOR,
+                     run->method->factor_flop * n * n * n / (grids[i].rows * grids[i].cols), &mark);
     }
     MP_TRY(mp_comm_agree(run->comm, st));
     for (int i = 0; i < count; i++) {

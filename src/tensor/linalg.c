@@ -20,6 +20,10 @@ void dgemm_(const char *, const char *, const int *, const int *, const int *, c
 void ssyrk_(const char *, const char *, const int *, const int *, const float *, const float *,
             const int *, const float *, float *, const int *);
 void dpotrf_(const char *, const int *, double *, const int *, int *);
+void dtrsm_(const char *, const char *, const char *, const char *, const int *, const int *,
+            const double *, const double *, const int *, double *, const int *);
+void dsyrk_(const char *, const char *, const int *, const int *, const double *, const double *,
+            const int *, const double *, double *, const int *);
 void dtrtri_(const char *, const char *, const int *, double *, const int *, int *);
 
 mp_status mp_to_blas_int(int64_t n, const char *what, int *out)
@@ -96,6 +100,30 @@ mp_status mp_dpotrf(int64_t n, double *a, int64_t lda, int64_t *failed_at)
     return MP_OK;
 }
 
+mp_status mp_dtrsm_below(int64_t m, int64_t n, const double *l, int64_t ldl, double *b, int64_t ldb)
+{
+    const double one = 1.0;
+    gemm_sizes s;
+
+    if (m == 0) return MP_OK;
+    MP_TRY(gemm_gate(m, n, n, ldl, ldb, ldb, &s));
+    dtrsm_("R", "L", "T", "N", &s.m, &s.n, &one, l, &s.lda, b, &s.ldb);
+    return MP_OK;
+}
+
+mp_status mp_dupdate_column(int64_t m, int64_t n, int64_t k, const double *a, int64_t lda, double *c,
+                            int64_t ldc)
+{
+    const double one = 1.0, minus = -1.0;
+    gemm_sizes s;
+
+    MP_TRY(gemm_gate(m - n, n, k, lda, lda, ldc, &s));
+    dsyrk_("L", "N", &s.n, &s.k, &minus, a, &s.lda, &one, c, &s.ldc);
+    if (m > n)
+        dgemm_("N", "T", &s.m, &s.n, &s.k, &minus, a + n, &s.lda, a, &s.ldb, &one, c + n, &s.ldc);
+    return MP_OK;
+}
+
 mp_status mp_dtrtri_upper(int64_t n, double *a, int64_t lda)
 {
     int order, ld, info = 0;
@@ -163,20 +191,25 @@ int mp_threads(void)
     return omp_get_max_threads();
 }
 
+/* What a function of OpenBLAS that returns text says; NULL where there is no such function. */
+static const char *ask_openblas(const char *function)
+{
+    void *symbol = dlsym(RTLD_DEFAULT, function);
+    const char *(*get)(void);
+
+    if (symbol == NULL) return NULL;
+    memcpy(&get, &symbol, sizeof get);
+    return get();
+}
+
 const char *mp_blas_description(void)
 {
     static char text[1024];
-    void *config = dlsym(RTLD_DEFAULT, "openblas_get_config");
     void *address = dlsym(RTLD_DEFAULT, "sgemm_");
-    const char *(*get)(void);
+    const char *words = ask_openblas("openblas_get_config");
     Dl_info info;
-    const char *words = "unknown BLAS";
 
-    if (config != NULL) {
-        memcpy(&get, &config, sizeof get);
-        words = get();
-    }
-    snprintf(text, sizeof text, "%s (%s)", words,
+    snprintf(text, sizeof text, "%s (%s)", words != NULL ? words : "unknown BLAS",
              address != NULL && dladdr(address, &info) != 0 && info.dli_fname != NULL
                  ? info.dli_fname
                  : "statically linked");

@@ -8,9 +8,11 @@
 #include "mpress/safetensors.h"
 
 #include <math.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 
 enum { MAX_TENSORS = 64, MAX_SLABS = 32 };
 
@@ -23,7 +25,10 @@ static const char config[] =
 
 /* Tensors that no table of an architecture names. */
 static const mp_tensor_info strangers[] = {
-    {.name = "model.layers.0.self_attn.rotary_emb.inv_freq", .dtype = MP_F32, .ndim = 1, .shape = {6}},
+    {.name = "model.layers.0.self_attn.rotary_emb.inv_freq",
+     .dtype = MP_F32,
+     .ndim = 1,
+     .shape = {6}},
     {.name = "model.layers.1.scale", .dtype = MP_F64, .ndim = 0},
     {.name = "model.layers.7.mlp.up_proj.weight", .dtype = MP_BF16, .ndim = 2, .shape = {3, 5}},
     {.name = "position_ids", .dtype = MP_I64, .ndim = 2, .shape = {1, 7}},
@@ -50,8 +55,8 @@ static void add(list *l, const char *name, mp_dtype dtype, int64_t rows, int64_t
     int i = l->count++;
 
     snprintf(l->names[i], sizeof l->names[i], "%s", name);
-    l->infos[i] = (mp_tensor_info){.name = l->names[i], .dtype = dtype, .ndim = columns > 0 ? 2 : 1,
-                                   .shape = {rows, columns}};
+    l->infos[i] = (mp_tensor_info){
+        .name = l->names[i], .dtype = dtype, .ndim = columns > 0 ? 2 : 1, .shape = {rows, columns}};
 }
 
 /* Every block in another dtype, norms in single precision. */
@@ -192,6 +197,40 @@ void fixture_free(fixture *f)
     if (f->comm->rank == 0 && f->scratch[0] != '\0') (void)mp_path_remove(f->scratch);
 }
 
+mp_status fixture_with(const mp_comm *comm, mp_status (*body)(const fixture *))
+{
+    fixture f;
+    mp_status st = fixture_create(comm, &f);
+
+    if (st == MP_OK) st = mp_comm_agree(comm, body(&f));
+    fixture_free(&f);
+    return st;
+}
+
+void fixture_limit_files(int64_t bytes)
+{
+    struct rlimit limit;
+
+    signal(SIGXFSZ, SIG_IGN);
+    getrlimit(RLIMIT_FSIZE, &limit);
+    limit.rlim_cur = bytes < 0 ? limit.rlim_max : (rlim_t)bytes;
+    setrlimit(RLIMIT_FSIZE, &limit);
+}
+
+mp_status fixture_alone(const mp_comm *comm, mp_comm **alone)
+{
+    MPI_Comm one;
+    mp_status st = MP_OK;
+
+    *alone = NULL;
+    MPI_Comm_split(comm->mpi, comm->rank == 0 ? 0 : MPI_UNDEFINED, 0, &one);
+    if (comm->rank == 0) {
+        st = mp_comm_create(one, alone);
+        MPI_Comm_free(&one);
+    }
+    return mp_comm_agree(comm, st);
+}
+
 /* The slabs of a block, with room for their names and data. */
 typedef struct slabs {
     mp_slab slab[MAX_SLABS];
@@ -227,9 +266,13 @@ static mp_status add_slab(const fixture *f, const mp_comm *comm, int64_t block, 
     share_rows(comm, s->count, info->shape[0], &begin, &end);
     row = mp_tensor_bytes(info) / info->shape[0];
     MP_TRY(mp_alloc(&s->data[s->count], (end - begin) * row, 1, 0, "a slab"));
-    *slab = (mp_slab){.name = s->names[s->count], .dtype = info->dtype, .ndim = info->ndim,
+    *slab = (mp_slab){.name = s->names[s->count],
+                      .dtype = info->dtype,
+                      .ndim = info->ndim,
                       .shape = {info->shape[0], info->ndim > 1 ? info->shape[1] : 1},
-                      .first_row = begin, .n_rows = end - begin, .data = s->data[s->count]};
+                      .first_row = begin,
+                      .n_rows = end - begin,
+                      .data = s->data[s->count]};
     MP_TRY(f->source->read(f->source->self, index, begin * row, (end - begin) * row,
                            s->data[s->count]));
     s->count++;
@@ -245,9 +288,13 @@ static mp_status add_mask(const mp_comm *comm, const mp_linear_row *row, slabs *
     mp_share(row->d_out, 1, comm->rank, comm->size, &begin, &end);
     MP_TRY(mp_alloc(&s->data[s->count], (end - begin) * bytes, 1, 0, "a slab"));
     memset(s->data[s->count], 0xff, (size_t)((end - begin) * bytes));
-    s->slab[s->count] = (mp_slab){.name = s->names[s->count], .dtype = MP_U8, .ndim = 2,
-                                  .shape = {row->d_out, bytes}, .first_row = begin,
-                                  .n_rows = end - begin, .data = s->data[s->count]};
+    s->slab[s->count] = (mp_slab){.name = s->names[s->count],
+                                  .dtype = MP_U8,
+                                  .ndim = 2,
+                                  .shape = {row->d_out, bytes},
+                                  .first_row = begin,
+                                  .n_rows = end - begin,
+                                  .data = s->data[s->count]};
     s->count++;
     return MP_OK;
 }
@@ -270,10 +317,16 @@ static mp_status collect(const fixture *f, const mp_comm *comm, int64_t block, s
 static mp_status put_block(const fixture *f, const mp_comm *comm, mp_checkpoint *checkpoint,
                            int64_t block)
 {
-    const mp_linear_record record = {
-        .name = f->arch.linears[0].name, .method = "none", .d_out = f->arch.linears[0].d_out,
-        .d_in = f->arch.linears[0].d_in, .tokens = 1000 + block, .dead = 2, .retries = 1,
-        .damping = 0.01, .rel_error = NAN, .sparsity = 0.5};
+    const mp_linear_record record = {.name = f->arch.linears[0].name,
+                                     .method = "none",
+                                     .d_out = f->arch.linears[0].d_out,
+                                     .d_in = f->arch.linears[0].d_in,
+                                     .tokens = 1000 + block,
+                                     .dead = 2,
+                                     .retries = 1,
+                                     .damping = 0.01,
+                                     .rel_error = NAN,
+                                     .sparsity = 0.5};
     slabs *s = NULL;
     mp_status st;
 
@@ -325,7 +378,8 @@ static mp_status same_tensor(const mp_source *left, const mp_source *right, int6
     MP_GO(right->read(right->self, i, 0, bytes / 3, y));
     MP_GO(right->read(right->self, i, bytes / 3, bytes - bytes / 3, y + bytes / 3));
     if (memcmp(x, y, (size_t)bytes) != 0)
-        st = mp_fail(MP_ERR_NUMERIC, "%s and %s: tensor %s differs", left->path, right->path, a->name);
+        st = mp_fail(MP_ERR_NUMERIC, "%s and %s: tensor %s differs", left->path, right->path,
+                     a->name);
 out:
     mp_free(x);
     mp_free(y);

@@ -22,8 +22,11 @@ mp_status fixture_create(const mp_comm *comm, fixture *f);
 /* Removes the scratch directory.  Collective. */
 void fixture_free(fixture *f);
 
-/* The blocks of the model as they are, each rank its rows: an equal share of some tensors, all or no
- * row of others.  One linear map of each block gets a mask and a record.  Collective. */
+/* Runs `body` on a fixture of its own.  Collective; the status is agreed. */
+mp_status fixture_with(const mp_comm *comm, mp_status (*body)(const fixture *));
+
+/* The blocks of the model as they are, each rank its rows: an equal share of some tensors, all or
+ * no row of others.  One linear map of each block gets a mask and a record.  Collective. */
 mp_status fixture_put_block(const fixture *f, mp_checkpoint *checkpoint, int64_t block);
 
 /* A whole run on `comm`, which may be another than f->comm, into `out`; finished. */
@@ -41,5 +44,12 @@ mp_status fixture_file(const mp_comm *comm, const char *dir, const char *name, c
 
 /* Whether "dir/name" is there; the same answer on all ranks.  Collective. */
 int fixture_has(const mp_comm *comm, const char *dir, const char *name);
+
+/* From now on no file of this rank may grow beyond `bytes` (-1: no limit): a full disk that only
+ * one rank sees. */
+void fixture_limit_files(int64_t bytes);
+
+/* A communicator of rank 0 alone, NULL on the other ranks.  Collective. */
+mp_status fixture_alone(const mp_comm *comm, mp_comm **alone);
 
 #endif

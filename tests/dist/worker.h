@@ -16,6 +16,8 @@ extern const mp_case cases_arch[];
 extern const mp_case cases_weights[];
 extern const mp_case cases_kernels[];
 extern const mp_case cases_forward[];
+extern const mp_case cases_checkpoint[];
+extern const mp_case cases_export[];
 
 /* What a case returns to say that it did not run: a line "skipped: <why>" is printed. */
 mp_status mp_case_skip(const char *why);

@@ -25,8 +25,8 @@ EXPRESSIONS = [
     LLAMA3, O200K, r"\s+", r"\p{L}+", r"\p{N}", r"\p{N}{1,3}", r" ?\p{L}+", r"[^\s\p{L}]+",
     r"\s+(?!\S)|\s+", r"a*", r"a|b*", r"[a-c]{2}", r"a{1,2}+b", r"(?:ab|a)++", r"(?<=a)b",
     r"(?<!a)b+?", r"\S", r"[\S]+", r"(a|b)(c)?", r"[ab\-]+", r"[\r\n/]+", r".", r".+", r"[^\d]+",
-    r"\d\D?", r"(?>a+)b?", r"\x{61}|\u0062|\x63", r"[\s\p{P}-]+", r"\P{L}+", r"\p{^L}+",
-    r"[一-龥぀-ゟ゠-ヿ]+", r"]|}", r"\v|\f|\t", r"x{0}a", r"(?:a?)*b", r"(?:a|)+"]
+    r"\d\D?", r"(?>a+)b?", r"(?>a+?)b", r"\x{61}|\u0062|\x63", r"[\s\p{P}-]+", r"\P{L}+", r"\p{^L}+",
+    r"[一-龥぀-ゟ゠-ヿ]+", r"]|}", r"\v|\f|\t", r"x{0}a", r"(?:a|b?c)+", r"(?:a?)?b"]
 BEHAVIORS = ["Removed", "Isolated", "MergedWithPrevious", "MergedWithNext", "Contiguous"]
 ALPHABET = list("abcABC123'.,-_ ") + [
     " ", "  ", "\n", "\r\n", "\t", "é", "e\u0301", "▁", "漢", "ſ", "²", "Ⅷ", "\u00a0", "\u180e",
@@ -78,7 +78,8 @@ def by_hand():
     texts = ["", "a", " a", "abc abab  cab", "é\nz漢ab", "    ab", "a<s>ab</s> b", "x<s> a </s>\n c"]
     yield "Llama 2", sentencepiece(normalizer=llama2, added=special), texts
     stripped = [added_token("<s>", 1, lstrip=True, rstrip=True), added_token("</s>", 2, rstrip=True)]
-    yield "white space of added tokens", sentencepiece(normalizer=llama2, added=stripped), texts
+    yield "white space of added tokens", sentencepiece(normalizer=llama2, added=stripped), texts + [
+        "a\u0085<s>\u1680b", "a\u180e<s>\u200bb", "\u2028\u3000<s>\x1c"]
     words = [added_token("ab", 267, single_word=True), added_token("<s>", 1, single_word=True)]
     yield "added tokens as single words", sentencepiece(added=words), [
         "ab", "abc", "cab", "a ab b", "ab.ab", "éab", "ab\u200d", "Ⓐab", "ab_", "a<s>b", "-<s>-"]
@@ -88,6 +89,9 @@ def by_hand():
         for split in (True, False):
             yield f"Metaspace {scheme} {split}", sentencepiece(added=special, pre_tokenizer={
                 "type": "Metaspace", "replacement": "▁", "prepend_scheme": scheme, "split": split}), texts
+    yield "Metaspace first behind a normalized token", sentencepiece(
+        added=[added_token("</s>", 2, normalized=True)], pre_tokenizer={
+            "type": "Metaspace", "replacement": "▁", "prepend_scheme": "first"}), ["ab</s>ab", "</s>ab"]
     yield "unknown tokens fused", sentencepiece(byte_fallback=False, fuse_unk=True), ["zzazz", "zz"]
     yield "unknown tokens apart", sentencepiece(byte_fallback=False), ["zzazz", "zz"]
     yield "no unknown token", sentencepiece(byte_fallback=False, unk_token=None), ["zzazz", "zz"]
@@ -111,12 +115,23 @@ def by_hand():
     yield "ignore_merges", tokenizer(vocab, merges[:3], pre_tokenizer=level, ignore_merges=True), [
         " ab", " abab", "ab ab"]
     nfc = {"type": "NFC"}
-    yield "NFC", sentencepiece(normalizer=nfc), ["e\u0301", "\u00e9", "e\u0898\u0301", "a\u0301\u0323b"]
+    yield "NFC", sentencepiece(normalizer=nfc), [
+        "e\u0301", "\u00e9", "a\u0898\u0323", "a\u0301\u0323b", "\U00011935\U00011930", "\u0958",
+        "\u1100\u1161\u11a8", "x\u0344"]
+    vocab = {"a": 0, "b": 1, "c": 2, "bb": 3, "ab": 4, "abb": 5, "bc": 6, "aa": 7, "ca": 8}
+    merges = ["b b", "a bb", "a b", "b c", "a a", "c a"]
     for behavior in BEHAVIORS:
         for invert in (False, True):
             split = {"type": "Split", "pattern": {"String": "b"}, "behavior": behavior, "invert": invert}
-            yield f"Split {behavior} {invert}", sentencepiece(pre_tokenizer=split), [
-                "abcabbc", "bbab", "aabb", "b", "bc"]
+            yield f"Split {behavior} {invert}", tokenizer(vocab, merges, pre_tokenizer=split), [
+                "abcabbc", "bbab", "aabb", "b", "bc", "cabbbabc"]
+    probe = ["aaab", "abab aab", "a \u180e\u0085\u00a0b", "xX1\u0663\u2167_é\u0301", "I'LL we'\u017f",
+             "\U0001e4d0\U00010d40", "\x0b\x0c\t\r\n]}", "漢か-"]
+    letters = {c: i for i, c in enumerate(sorted(set("".join(probe))))}
+    for expression in EXPRESSIONS:
+        split = {"type": "Split", "pattern": {"Regex": expression}, "behavior": "Removed",
+                 "invert": False}
+        yield f"without {expression}", tokenizer(letters, [], pre_tokenizer=split), probe
 
 
 class Draw(random.Random):
@@ -230,7 +245,7 @@ def wikillama():
 
 
 def main():
-    cases = [encoded(*case) for case in by_hand()] + by_chance(60)
+    cases = [encoded(*case) for case in by_hand()] + by_chance(50)
     out = {"made_by": f"tests/e2e/reference_tokenizer.py, tokenizers {tokenizers.__version__}",
            "cases": cases, "wikillama-5m": wikillama()}
     path = DATA / "reference" / "tokenizer_cases.json"

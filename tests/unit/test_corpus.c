@@ -467,3 +467,28 @@ Test(jsonl, lines_that_cross_the_pieces_are_whole)
     scratch_remove(dir);
     EXPECT_NO_LEAKS();
 }
+
+Test(jsonl, thousands_of_lines_are_found)
+{
+    const char *dir = scratch_make(), *path = path_in(dir, "a.jsonl");
+    FILE *out = fopen(path, "w");
+    mp_jsonl *file = NULL;
+
+    cr_assert_not_null(out);
+    for (int i = 0; i < 5000; i++) fprintf(out, "{\"text\": \"%d\"}\n", i);
+    cr_assert_eq(fclose(out), 0);
+    EXPECT_OK(mp_jsonl_open(path, &file));
+    cr_assert_eq(mp_jsonl_count(file), 5000);
+    for (int i = 0; i < 5000; i += 7) {
+        char *text = NULL, expected[16];
+        size_t length;
+
+        EXPECT_OK(mp_jsonl_text(file, i, &text, &length));
+        snprintf(expected, sizeof expected, "%d", i);
+        cr_assert_str_eq(text, expected);
+        mp_free(text);
+    }
+    mp_jsonl_close(file);
+    scratch_remove(dir);
+    EXPECT_NO_LEAKS();
+}

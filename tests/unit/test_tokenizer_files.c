@@ -4,6 +4,13 @@
 
 TestSuite(tokenizer_files, .timeout = 120);
 
+/* Criterion itself tells of a skipped test only when it is verbose. */
+static void skip(const char *missing)
+{
+    cr_log_warn("skipped: %s is absent", missing);
+    cr_skip_test("skipped: %s is absent", missing);
+}
+
 static const char separator[] = "\n__ggml_vocab_test__\n";
 
 /* One case and its line of ids; both move on.  Returns 0 behind the last case. */
@@ -29,10 +36,7 @@ static void expect_vectors(const char *name)
     int count = 0;
 
     snprintf(dir, sizeof dir, MPRESS_SHARED "/tokenizers/%s", name);
-    if (!mp_path_exists(path_in(dir, "vectors.inp"))) {
-        cr_log_warn("%s skipped: %s is absent", name, dir);
-        return;
-    }
+    if (!mp_path_exists(path_in(dir, "vectors.inp"))) skip(dir);
     EXPECT_OK(mp_tokenizer_load(dir, &tokenizer));
     EXPECT_OK(mp_file_read(path_in(dir, "vectors.inp"), 1 << 20, &inputs, &length));
     EXPECT_OK(mp_file_read(path_in(dir, "vectors.out"), 1 << 20, &outputs, &length));
@@ -77,10 +81,8 @@ Test(tokenizer_files, tinyllama_prepends_its_mark_at_the_first_place_only)
 {
     mp_tokenizer *tokenizer = NULL;
 
-    if (!mp_path_exists(MPRESS_SHARED "/tokenizers/tinyllama/tokenizer.json")) {
-        cr_log_warn("tinyllama skipped: the reference material is absent");
-        return;
-    }
+    if (!mp_path_exists(MPRESS_SHARED "/tokenizers/tinyllama/tokenizer.json"))
+        skip(MPRESS_SHARED "/tokenizers/tinyllama");
     EXPECT_OK(mp_tokenizer_load(MPRESS_SHARED "/tokenizers/tinyllama", &tokenizer));
     expect_ids(tokenizer, "Hello world<s>Hello</s> x\n", "15043 3186 1 10994 2 921 13");
     cr_assert_eq(mp_tokenizer_bos(tokenizer), 1);

@@ -183,6 +183,10 @@ Test(tokenizer_refusals, expressions_that_could_mean_another_thing_in_pcre2)
         {"*a", "nothing to repeat"},
         {"a**", "nothing to repeat"},
         {"(?=a)*", "nothing to repeat"},
+        {"(?:a?)*", "a repetition of what may match nothing"},
+        {"(?:ab|a*|c){2}", "a repetition of what may match nothing"},
+        {"(?:(?!a)|b)+", "a repetition of what may match nothing"},
+        {"a{0,2}+", "a repetition of what may match nothing"},
         {"a{2}?", "a lazy repetition of fixed length"},
         {"a{,2}", "a '{' that begins no repetition"},
         {"a{2,1}", "such bounds"},
@@ -228,7 +232,6 @@ Test(tokenizer_refusals, an_expression_that_explodes_ends_with_a_message)
     int64_t count = 0;
 
     for (size_t i = 0; i < sizeof text; i++) text[i] = "abc"[i % 3];
-    memcpy(text + sizeof text - 2, " z", 2); /* without a z no search would begin */
     EXPECT_FAILURE(mp_tokenizer_encode(tokenizer, text, sizeof text, &ids, &count), MP_ERR_FORMAT,
                    "split expression fails at byte 0 of 400", "limit");
     mp_tokenizer_free(tokenizer);
