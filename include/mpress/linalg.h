@@ -2,7 +2,8 @@
  * Floor 2: tensor.
  *
  * Matrices are row-major unless said otherwise; a leading dimension is the distance in elements
- * between rows.  Sizes pass one gate to the library's 32-bit integers (MP_ERR_NOFIT). */
+ * between rows.  Single-precision products have the same bits on any number of threads (linalg.c says
+ * how); the rest is the library's.  Sizes pass one gate to the library's 32-bit integers (MP_ERR_NOFIT). */
 #ifndef MPRESS_LINALG_H
 #define MPRESS_LINALG_H
 

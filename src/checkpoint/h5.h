@@ -66,7 +66,7 @@ mp_status mp_h5_open_tensor(hid_t file, const char *path, const char *name, hid_
 
 /* Writes a box of a data set from contiguous memory: `count` elements from `first` in each of
  * `ndim` dimensions (0 for a scalar).  At most 1 GiB is moved by one call of the library.  Not
- * collective: see transfer_list in h5.c for why. */
+ * collective: see transfer_list in h5_tensor.c for why. */
 mp_status mp_h5_write(hid_t set, const char *path, mp_dtype dtype, int ndim, const int64_t *first,
                       const int64_t *count, const void *data);
 

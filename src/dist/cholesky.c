@@ -3,7 +3,8 @@
  * p?potrf hands its local library products whose shapes follow from the grid, and the library rounds
  * differently at the edges of a product (measured: OpenBLAS, AVX2), so that its factor changes with the
  * number of ranks.  Here whole tile columns belong to one rank, and every call has a shape that follows
- * from the place of the column in the matrix alone.  Right-looking, one tile column at a time, the next
+ * from the place of the column in the matrix alone, on one thread (threads take different columns).
+ * Right-looking, one tile column at a time, the next
  * one factorised first, so that it travels while the others are updated. */
 #include "dist_internal.h"
 
@@ -44,7 +45,12 @@ static mp_status send_column(mp_dmat *m, int64_t k, panel *p)
     int64_t rows = m->order - k * m->nb;
 
     if (m->my_col == owner_of(m, k)) {
-        MP_TRY(factor_column(m, k, p));
+        mp_status st = MP_OK;
+
+#pragma omp parallel
+#pragma omp single
+        st = factor_column(m, k, p); /* inside a region, so that BLAS keeps to one thread */
+        MP_TRY(st);
         mp_comm_count_bytes(rows * m->nb * 8 * (m->grid.cols - 1));
     }
     MP_TRY(mp_mpi_check(MPI_Ibcast(&p->failed, 1, MPI_DOUBLE, owner_of(m, k), m->members,
@@ -67,6 +73,8 @@ static mp_status update_column(mp_dmat *m, int64_t k, int64_t j, const panel *p)
 
 static mp_status factorise(mp_dmat *m, panel p[2], int64_t *failed_at)
 {
+    int failed = 0;
+
     MP_TRY(send_column(m, 0, &p[0]));
     for (int64_t k = 0; k < m->tiles; k++) {
         panel *mine = &p[k % 2], *next = &p[(k + 1) % 2];
@@ -78,7 +86,10 @@ static mp_status factorise(mp_dmat *m, panel p[2], int64_t *failed_at)
         }
         MP_TRY(update_column(m, k, k + 1, mine));
         if (k + 1 < m->tiles) MP_TRY(send_column(m, k + 1, next));
-        for (int64_t j = k + 2; j < m->tiles; j++) MP_TRY(update_column(m, k, j, mine));
+#pragma omp parallel for schedule(dynamic) reduction(max : failed)
+        for (int64_t j = k + 2; j < m->tiles; j++)
+            if (update_column(m, k, j, mine) != MP_OK) failed = 1;
+        if (failed) return mp_fail(MP_ERR_NOFIT, "a tile column does not fit the BLAS library");
     }
     return MP_OK;
 }

@@ -48,14 +48,15 @@ mp_status mp_bpe_add_token(mp_bpe *bpe, const char *text, size_t length, int64_t
 
     if (id < 0 || id >= INT32_MAX)
         return mp_fail(MP_ERR_FORMAT, "%s: token '%.*s' has id %lld, expected 0 to %d", where,
-                       (int)length, text, (long long)id, INT32_MAX - 1);
+                       mp_text_shown(text, length), text, (long long)id, INT32_MAX - 1);
     owner = mp_pair_find(&bpe->owners, (uint32_t)id, 0);
     if (owner != NULL) {
         const mp_token_entry *other = &bpe->tokens.entries[owner->rank];
+        const char *other_text = bpe->tokens.arena.bytes + other->offset;
 
         return mp_fail(MP_ERR_FORMAT, "%s: tokens '%.*s' and '%.*s' have the same id %lld", where,
-                       (int)other->length, bpe->tokens.arena.bytes + other->offset, (int)length,
-                       text, (long long)id);
+                       mp_text_shown(other_text, other->length), other_text,
+                       mp_text_shown(text, length), text, (long long)id);
     }
     mp_pair_insert(&bpe->owners, (uint32_t)id, 0, (mp_pair_value){(int32_t)bpe->tokens.count, 0});
     MP_TRY(mp_token_insert(&bpe->tokens, text, length, (int32_t)id));
@@ -85,7 +86,7 @@ static mp_status find_part(const mp_bpe *bpe, const char *part, size_t length, c
     *id = length > 0 ? mp_token_find(&bpe->tokens, part, length) : -1;
     if (*id < 0)
         return mp_fail(MP_ERR_FORMAT, "%s: merge %d needs the token '%.*s', not in the vocabulary",
-                       where, bpe->ranks, (int)length, part);
+                       where, bpe->ranks, mp_text_shown(part, length), part);
     return MP_OK;
 }
 
@@ -140,7 +141,7 @@ mp_status mp_bpe_add_merge_line(mp_bpe *bpe, const char *line, size_t length, co
     mp_text_free(&whole);
     if (ways == 1) return mp_bpe_add_merge(bpe, line, cut, line + cut + 1, length - cut - 1, where);
     return mp_fail(MP_ERR_FORMAT, "%s: merge %d is '%.*s', expected two tokens and a space between",
-                   where, bpe->ranks, (int)length, line);
+                   where, bpe->ranks, mp_text_shown(line, length), line);
 }
 
 mp_status mp_bpe_finish(mp_bpe *bpe, const char *unk)
@@ -306,7 +307,7 @@ static mp_status add_unknown(const mp_bpe *bpe, mp_bpe_work *work, const char *t
         return mp_fail(MP_ERR_FORMAT,
                        "the tokenizer's unk_token '%s' is not in its vocabulary, but the text has "
                        "'%.*s', which needs it",
-                       bpe->unk, (int)length, text);
+                       bpe->unk, mp_text_shown(text, length), text);
     if (*waiting && !bpe->fuse_unk) MP_TRY(add_unk(bpe, work, ids));
     *waiting = 1;
     return MP_OK;

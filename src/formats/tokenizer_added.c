@@ -47,12 +47,13 @@ static mp_status check_new(const mp_added *added, const mp_bpe *bpe, const mp_ad
     if (token->text.length == 0) return mp_fail(MP_ERR_FORMAT, "%s: an empty added token", where);
     if (mp_token_find(&added->ids, token->text.bytes, token->text.length) >= 0)
         return mp_fail(MP_ERR_FORMAT, "%s: added token '%.*s' is there twice", where,
-                       (int)token->text.length, token->text.bytes);
+                       mp_text_shown(token->text.bytes, token->text.length), token->text.bytes);
     expected = expected_id(added, bpe, token);
     if (token->id != expected)
         return mp_fail(MP_ERR_FORMAT,
                        "%s: added token '%.*s' has id %d, but the reference gives it %d (%s)",
-                       where, (int)token->text.length, token->text.bytes, token->id, expected,
+                       where, mp_text_shown(token->text.bytes, token->text.length),
+                       token->text.bytes, token->id, expected,
                        mp_token_find(&bpe->tokens, token->text.bytes, token->text.length) >= 0
                            ? "its id in the vocabulary"
                            : "the next free id");
@@ -96,7 +97,8 @@ static mp_status make_pattern(mp_added_token *token, const mp_normalizer *normal
         MP_GO(mp_normalize(normalizer, scratch, pattern, length, &pattern, &length));
     if (length == 0)
         MP_GO(mp_fail(MP_ERR_FORMAT, "%s: nothing is left of added token '%.*s' by the normalizer",
-                      where, (int)token->text.length, token->text.bytes));
+                      where, mp_text_shown(token->text.bytes, token->text.length),
+                      token->text.bytes));
     MP_GO(mp_text_append(&token->pattern, pattern, length));
 out:
     mp_text_free(&scratch[0]);
@@ -112,8 +114,8 @@ static mp_status check_sorted(const mp_added *added, const char *where)
         if (by_pattern(a, b) == 0)
             return mp_fail(MP_ERR_FORMAT,
                            "%s: added tokens '%.*s' and '%.*s' are the same after the normalizer",
-                           where, (int)a->text.length, a->text.bytes, (int)b->text.length,
-                           b->text.bytes);
+                           where, mp_text_shown(a->text.bytes, a->text.length), a->text.bytes,
+                           mp_text_shown(b->text.bytes, b->text.length), b->text.bytes);
     }
     return MP_OK;
 }

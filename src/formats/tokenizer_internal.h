@@ -41,6 +41,9 @@ mp_status mp_grow(void **array, int64_t used, int64_t needed, int64_t *capacity,
 size_t mp_utf8_decode(const char *text, uint32_t *code);
 size_t mp_utf8_encode(uint32_t code, char bytes[4]);
 
+/* For "%.*s" in messages: the bytes of a text that are shown, at most 80, in whole characters. */
+int mp_text_shown(const char *text, size_t length);
+
 /* *copy = NULL if the text is valid UTF-8; otherwise a copy (mp_free) in which every maximal part
  * of a broken character is U+FFFD, as Python's errors="replace" does it. */
 mp_status mp_utf8_repair(const char *text, size_t length, char **copy, size_t *copy_length);

@@ -42,8 +42,8 @@ static mp_status compile(const mp_text *expression, const char *where, pcre2_cod
     if (*code == NULL) {
         pcre2_get_error_message(error, text, sizeof text);
         return mp_fail(MP_ERR_FORMAT, "%s: the expression '%.*s' does not compile: %s (byte %zu)",
-                       where, (int)expression->length, expression->bytes, (const char *)text,
-                       (size_t)offset);
+                       where, mp_text_shown(expression->bytes, expression->length),
+                       expression->bytes, (const char *)text, (size_t)offset);
     }
     /* Where there is no just-in-time compiler the interpreter gives the same, more slowly. */
     pcre2_jit_compile(*code, PCRE2_JIT_COMPLETE);

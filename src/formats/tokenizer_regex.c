@@ -49,7 +49,7 @@ static mp_status refuse(const translator *t, size_t at, const char *what)
     return mp_fail(MP_ERR_FORMAT,
                    "%s: the expression has %s at byte %zu ('%.*s'), which is not "
                    "implemented",
-                   t->where, what, at, (int)(t->length - at < 16 ? t->length - at : 16),
+                   t->where, what, at, mp_text_shown(t->source + at, t->length - at),
                    t->source + at);
 }
 

@@ -97,6 +97,14 @@ size_t mp_utf8_encode(uint32_t code, char bytes[4])
     return 4;
 }
 
+int mp_text_shown(const char *text, size_t length)
+{
+    size_t shown = length < 80 ? length : 80;
+
+    while (shown > 0 && shown < length && (text[shown] & 0xC0) == 0x80) shown--;
+    return (int)shown;
+}
+
 /* Length of the character at `text`, or minus the length of the broken part there: the lead byte
  * and those of its continuation bytes that could still have become a character (Unicode 3.9,
  * "maximal subpart").  The second byte's range excludes overlong forms, surrogates and what is over

@@ -116,11 +116,15 @@ static mp_status sweep_open(sweep *s, const mp_method_options *options, mp_probl
 static mp_status invert_block(sweep *s)
 {
     int64_t nb = s->nb;
+    mp_status st = MP_OK;
 
     for (int64_t i = 0; i < nb; i++)
         for (int64_t c = 0; c < nb; c++)
             s->inverse[i * nb + c] = c < i ? 0.0 : (double)s->factor[c * s->length + s->begin + i];
-    MP_TRY(mp_dtrtri_upper(nb, s->inverse, nb));
+#pragma omp parallel
+#pragma omp single
+    st = mp_dtrtri_upper(nb, s->inverse, nb); /* inside a region, so that BLAS keeps to one thread */
+    MP_TRY(st);
     for (int64_t i = 0; i < nb * nb; i++) s->u[i] = (float)s->inverse[i];
     return MP_OK;
 }
