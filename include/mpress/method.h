@@ -37,6 +37,8 @@ typedef struct mp_problem {
     mp_part part[MP_MAX_LINEARS];
     float *weight;     /* in/out [strips][order][MP_STRIP] */
     float *difference; /* scratch of the same shape for the method's use */
+    double *loss;      /* [strips] tr(D H D^T) of each strip, D = dense - new weights, H undamped, */
+    int loss_is_known; /* where the method knows it without a product: then it sets this to 1 */
 } mp_problem;
 
 /* Fills strips and first_row .. first_strip of the parts whose name and d_out are set, and allocates
@@ -81,9 +83,14 @@ const mp_method *mp_method_at(int index);
 
 extern const mp_method mp_method_sparsegpt, mp_method_wanda, mp_method_magnitude;
 
-/* tr(W H W^T) and tr(D H D^T) of each part, H undamped: W = weight + difference, D = difference.
- * Collective.  Uses the upper triangle of the moment, which `prepare` leaves alone.
- * Cost: 2 n^2 flop per row. */
-mp_status mp_layer_error(const mp_problem *problem, double *energy, double *loss);
+/* tr(X H X^T) of each part, H undamped, X an array of the problem's shape (the dense weights, or what
+ * was taken off them).  The same on all ranks, whatever their number.  Collective.  Uses the upper
+ * triangle of the moment, which `prepare` leaves alone.
+ * Cost: n^2 flop per row. */
+mp_status mp_layer_energy(const mp_problem *problem, const float *x, double *energy);
+
+/* Adds up what each strip of this rank says, in the order of the strips of all ranks: the sum of a part
+ * does not depend on their number.  Collective. */
+mp_status mp_sum_strips(const mp_problem *problem, const double *strip, double *sum);
 
 #endif

@@ -203,7 +203,8 @@ mp_status mp_path_remove(const char *path)
 {
     struct stat info;
 
-    if (lstat(path, &info) != 0) return errno == ENOENT ? MP_OK : io_error("stat", path);
+    if (lstat(path, &info) != 0)
+        return errno == ENOENT || errno == ENOTDIR ? MP_OK : io_error("stat", path);
     if (S_ISDIR(info.st_mode)) return remove_directory(path);
     return unlink(path) == 0 ? MP_OK : io_error("removing", path);
 }

@@ -197,7 +197,7 @@ static mp_status directory_read(void *self, int64_t index, int64_t begin, int64_
                        (long long)dir->count);
     t = &dir->tensors[index];
     file = &dir->shards[t->shard];
-    if (begin < 0 || length < 0 || length > t->end - t->begin || begin > t->end - t->begin - length)
+    if (begin < 0 || length < 0 || begin > t->end - t->begin - length)
         return mp_fail(MP_ERR_INTERNAL, "%s: tensor \"%s\": %lld bytes at %lld, but it has %lld",
                        file->path, t->info.name, (long long)length, (long long)begin,
                        (long long)(t->end - t->begin));

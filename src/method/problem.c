@@ -16,6 +16,7 @@ mp_status mp_problem_open(mp_problem *p)
         p->strips += (part->rows + MP_STRIP - 1) / MP_STRIP;
     }
     MP_TRY(MP_NEW(p->weight, p->strips * p->order * MP_STRIP, "strips of weights"));
+    MP_TRY(MP_NEW(p->loss, p->strips, "losses of strips"));
     return MP_NEW(p->difference, p->strips * p->order * MP_STRIP, "strips of differences");
 }
 
@@ -23,12 +24,42 @@ void mp_problem_close(mp_problem *problem)
 {
     mp_free(problem->weight);
     mp_free(problem->difference);
+    mp_free(problem->loss);
     problem->weight = problem->difference = NULL;
+    problem->loss = NULL;
 }
 
 float *mp_problem_strip(const mp_problem *problem, float *array, int part, int64_t row)
 {
     return array + (problem->part[part].first_strip + row / MP_STRIP) * problem->order * MP_STRIP;
+}
+
+/* Each rank fills in its own strips among those of all, and zeros meet numbers in the sum over ranks. */
+mp_status mp_sum_strips(const mp_problem *p, const double *strip, double *sum)
+{
+    double *all = NULL;
+    int64_t count = 0, at = 0;
+    mp_status st;
+
+    for (int i = 0; i < p->parts; i++) count += (p->part[i].d_out + MP_STRIP - 1) / MP_STRIP;
+    st = MP_NEW(all, count, "sums of all strips");
+    MP_GO(mp_comm_agree(p->comm, st));
+    for (int i = 0; i < p->parts; i++) {
+        const mp_part *part = &p->part[i];
+
+        for (int64_t row = 0; row < part->rows; row += MP_STRIP)
+            all[at + (part->first_row + row) / MP_STRIP] = strip[part->first_strip + row / MP_STRIP];
+        at += (part->d_out + MP_STRIP - 1) / MP_STRIP;
+    }
+    MP_GO(mp_comm_sum(p->comm, all, (int)count));
+    at = 0;
+    for (int i = 0; i < p->parts; i++) {
+        sum[i] = 0.0;
+        for (int64_t k = 0; k < (p->part[i].d_out + MP_STRIP - 1) / MP_STRIP; k++) sum[i] += all[at++];
+    }
+out:
+    mp_free(all);
+    return st;
 }
 
 enum { SQUARE = 16 }; /* columns at a time, so that both sides of a copy stay in the cache */

@@ -90,6 +90,7 @@ typedef struct sweep {
     int64_t length;
     float *u;             /* [nb][nb] U_BB, upper, row-major */
     double *inverse;      /* [nb][nb] the same in double */
+    double damped;        /* what the damping added to the diagonal of H */
     float *score;         /* [strips][nb][MP_STRIP] (w / U_jj)^2: unstructured only */
     float threshold[MP_MAX_LINEARS];
 } sweep;
@@ -171,11 +172,15 @@ static void prune_up_to(const float *score, int64_t count, float threshold, unsi
 }
 
 /* Columns [from, to) of a strip in turn: the pruned weight becomes zero, and its error moves the later
- * columns of the block.  w and prune are [nb][MP_STRIP]. */
+ * columns of the block.  w and prune are [nb][MP_STRIP].  Returns the sum of the squared errors: with
+ * D = E U and H^-1 = U^T U, that is tr(D H D^T) of the damped H. */
 MP_SIMD_CLONES
-static void sweep_columns(float *restrict w, const float *restrict u,
-                          const unsigned char *restrict prune, int64_t nb, int64_t from, int64_t to)
+static double sweep_columns(float *restrict w, const float *restrict u,
+                            const unsigned char *restrict prune, int64_t nb, int64_t from, int64_t to)
 {
+    float squares[MP_STRIP] = {0.0f};
+    double sum = 0.0;
+
     for (int64_t i = from; i < to; i++) {
         float error[MP_STRIP], inverse = 1.0f / u[i * nb + i];
 
@@ -184,22 +189,27 @@ static void sweep_columns(float *restrict w, const float *restrict u,
 
             error[r] = prune[i * MP_STRIP + r] ? value * inverse : 0.0f;
             w[i * MP_STRIP + r] = prune[i * MP_STRIP + r] ? 0.0f : value;
+            squares[r] += error[r] * error[r];
         }
         for (int64_t j = i + 1; j < nb; j++)
             for (int r = 0; r < MP_STRIP; r++) w[j * MP_STRIP + r] -= error[r] * u[i * nb + j];
     }
+    for (int r = 0; r < MP_STRIP; r++) sum += (double)squares[r];
+    return sum;
 }
 
 /* n:m groups are chosen when the sweep reaches them, with the weights as they are then. */
-static void sweep_groups(const sweep *s, float *w, float *score, unsigned char *prune)
+static double sweep_groups(const sweep *s, float *w, float *score, unsigned char *prune)
 {
     int64_t m = s->options->pattern.m, nb = s->nb;
+    double loss = 0.0;
 
     for (int64_t at = 0; at < s->columns; at += m) {
         score_columns(w + at * MP_STRIP, m, s->u + at * nb + at, nb, score);
         mp_select_n_of_m(score, s->options->pattern.n, m, prune + at * MP_STRIP);
-        sweep_columns(w, s->u, prune, nb, at, at + m);
+        loss += sweep_columns(w, s->u, prune, nb, at, at + m);
     }
+    return loss;
 }
 
 /* Buffers of one thread. */
@@ -227,7 +237,7 @@ static mp_status first_pass(const sweep *s, int64_t strip, workspace *work)
     if (s->options->pattern.m == 0)
         score_columns(w, s->columns, s->u, s->nb, s->score + strip * s->nb * MP_STRIP);
     else
-        sweep_groups(s, w, work->gathered, work->prune);
+        s->problem->loss[strip] += sweep_groups(s, w, work->gathered, work->prune);
     return MP_OK;
 }
 
@@ -238,15 +248,25 @@ static void second_pass(const sweep *s, int64_t strip, workspace *work)
 
     prune_up_to(s->score + strip * s->nb * MP_STRIP, s->columns * MP_STRIP,
                 s->threshold[part_of(s->problem, strip)], work->prune);
-    sweep_columns(w, s->u, work->prune, s->nb, 0, s->columns);
+    s->problem->loss[strip] += sweep_columns(w, s->u, work->prune, s->nb, 0, s->columns);
 }
 
+/* D_B = W_B - W'_B; and what the damping had added to the loss goes off again. */
 static void take_difference(const sweep *s, int64_t strip)
 {
-    int64_t at = (strip * s->problem->order + s->begin) * MP_STRIP;
+    const mp_problem *p = s->problem;
+    int64_t at = (strip * p->order + s->begin) * MP_STRIP;
 
-    for (int64_t i = at; i < at + s->nb * MP_STRIP; i++)
-        s->problem->difference[i] -= s->problem->weight[i];
+    for (int64_t c = 0; c < s->columns; c++) {
+        int dead = p->moment->diagonal[p->order - 1 - s->begin - c] == 0.0;
+        double squares = 0.0;
+
+        for (int64_t i = at + c * MP_STRIP; i < at + (c + 1) * MP_STRIP; i++) {
+            p->difference[i] -= p->weight[i];
+            squares += (double)p->difference[i] * (double)p->difference[i];
+        }
+        if (!dead) p->loss[strip] -= s->damped * squares;
+    }
 }
 
 /* One pass over all strips of this rank. */
@@ -298,6 +318,17 @@ static mp_status sweep_block(sweep *s)
     return pass(s, 1);
 }
 
+static mp_status damping_of(const mp_moment *m, double share, double *damped)
+{
+    double *mended = NULL;
+    int64_t dead;
+
+    MP_TRY(MP_NEW_RAW(mended, m->order, "a diagonal"));
+    *damped = share * mend_diagonal(m, mended, &dead);
+    mp_free(mended);
+    return MP_OK;
+}
+
 static mp_status compress(const mp_method_options *options, const mp_outcome *outcome, mp_problem *p)
 {
     const mp_dmat *factor = p->moment->matrix;
@@ -305,8 +336,9 @@ static mp_status compress(const mp_method_options *options, const mp_outcome *ou
     sweep s;
     mp_status st;
 
-    (void)outcome;
     st = mp_comm_agree(p->comm, sweep_open(&s, options, p));
+    if (st == MP_OK) st = damping_of(p->moment, outcome->damping, &s.damped);
+    p->loss_is_known = 1;
     if (st == MP_OK) st = mp_stream_create(factor, MP_LOWER_HALF, factor->tiles - 1, -1, &stream);
     for (int64_t begin = 0; begin < p->order && st == MP_OK; begin += s.nb) {
         float *column;

@@ -36,7 +36,6 @@ mp_status mp_runner_open(mp_runner *run)
     run->forward = NULL;
     run->scratch = NULL;
     run->weights = NULL;
-    memset(&run->clock, 0, sizeof run->clock);
     MP_TRY(mp_block_create(run->comm, run->arch, &run->block));
     if (run->hidden == NULL) return MP_OK;
     return mp_comm_agree(run->comm, allocate(run));
@@ -138,11 +137,14 @@ static mp_status prepare_states(mp_runner *run, int first, int end, mp_moment **
     for (int i = 0; i < count; i++)
         MP_TRY(name_state(run, which[i], mp_moment_finish(moments[which[i]], grids[i])));
     mp_clock_lap(&run->clock, MP_PHASE_COLLECT, 0.0, &mark);
-    for (int i = 0; i < count && st == MP_OK; i++) {
+    for (int i = 0; i < count; i++) {
+        mp_status one;
+
         outcomes[which[i]] = (mp_outcome){.damping = NAN};
         if (run->method->prepare == NULL || !mp_grid_holds(&grids[i], run->comm->rank)) continue;
-        st = name_state(run, which[i],
-                        run->method->prepare(&run->options, moments[which[i]], &outcomes[which[i]]));
+        one = name_state(run, which[i],
+                         run->method->prepare(&run->options, moments[which[i]], &outcomes[which[i]]));
+        if (one != MP_OK) st = one; /* and on: the next grid may hold ranks that this one did not */
         n = (double)widths[i];
         mp_clock_lap(&run->clock, MP_PHASE_FACTOR,
                      run->method->factor_flop * n * n * n / (grids[i].rows * grids[i].cols), &mark);

@@ -11,6 +11,29 @@
 
 #include <string.h>
 
+/* Of which any share that is not absurd counts a token: until the windows are drawn, only the range of
+ * --state-ratio is known to be wrong. */
+static const int64_t LONGEST_WINDOW = INT64_C(1) << 40;
+
+enum { CHECKED_ROWS = 256 }; /* of the embedding at a time */
+
+/* 0 stands for a default; a negative number is a slip. */
+static mp_status check_counts(const mp_job *job)
+{
+    const struct {
+        const char *option;
+        int64_t value;
+    } counts[] = {{"--nsamples", job->nsamples},       {"--seqlen", job->seqlen},
+                  {"--seed", job->seed},               {"--eval-seqlen", job->eval_seqlen},
+                  {"--max-windows", job->max_windows}};
+
+    for (size_t i = 0; i < sizeof counts / sizeof counts[0]; i++)
+        if (counts[i].value < 0)
+            return mp_fail(MP_ERR_ARG, "%s %lld: expected 0 or more", counts[i].option,
+                           (long long)counts[i].value);
+    return MP_OK;
+}
+
 /* Options that say something by themselves, before any file is opened. */
 static mp_status read_options(run *r)
 {
@@ -34,15 +57,15 @@ static mp_status read_options(run *r)
     if (job->blocksize < 16 || job->blocksize > 1024)
         return mp_fail(MP_ERR_ARG, "--blocksize %lld: expected 16 to 1024",
                        (long long)job->blocksize);
-    if (job->seed < 0)
-        return mp_fail(MP_ERR_ARG, "--seed %lld: expected 0 or more", (long long)job->seed);
+    MP_TRY(check_counts(job));
+    MP_TRY(mp_bos_parse(job->bos, &r->bos));
     if (job->calib == NULL && (r->runner.method->needs & MP_NEED_MOMENT) != 0)
         return mp_fail(MP_ERR_ARG, "--calib: method %s needs calibration data", job->method);
     o->damp = job->damp;
     o->blocksize = job->blocksize;
     o->strict = job->strict;
     r->runner.lengths.state_ratio = job->state_ratio;
-    return MP_OK;
+    return mp_length_policy_check(&r->runner.lengths, LONGEST_WINDOW);
 }
 
 /* Every linear map that will be compressed can take the pattern. */
@@ -71,14 +94,48 @@ static mp_status open_model(run *r)
     return MP_NEW(r->results, r->arch.n_blocks * r->arch.n_linears, "results");
 }
 
+/* Rows [begin, end) of a tensor hold finite numbers; `buffer` is of CHECKED_ROWS rows. */
+static mp_status check_rows(const run *r, const char *name, int64_t begin, int64_t end, float *buffer)
+{
+    for (int64_t row = begin; row < end; row += CHECKED_ROWS)
+        MP_TRY(mp_weights_rows(r->source, name, row, end - row < CHECKED_ROWS ? end - row : CHECKED_ROWS,
+                               buffer));
+    return MP_OK;
+}
+
+/* The weights of a block are checked when it is read.  Those outside the blocks are copied as they
+ * are, and a run looks at some rows of the embedding only: they are checked here, before anything is
+ * written, each rank its share. */
+static mp_status check_outside_blocks(run *r)
+{
+    const struct {
+        const char *name;
+        int64_t rows;
+    } outside[] = {{MP_EMBED_NAME, r->arch.vocabulary},
+                   {MP_NORM_NAME, r->arch.d_model},
+                   {MP_HEAD_NAME, r->arch.tied_head ? 0 : r->arch.vocabulary}};
+    double mark = mp_seconds();
+    float *buffer = NULL;
+    mp_status st = MP_NEW_RAW(buffer, CHECKED_ROWS * r->arch.d_model, "rows of the embedding");
+
+    for (size_t i = 0; i < sizeof outside / sizeof outside[0] && st == MP_OK; i++) {
+        int64_t begin, end;
+
+        mp_share(outside[i].rows, 1, r->comm->rank, r->comm->size, &begin, &end);
+        st = check_rows(r, outside[i].name, begin, end, buffer);
+    }
+    mp_free(buffer);
+    mp_clock_lap(&r->runner.clock, MP_PHASE_READ, 0.0, &mark);
+    return mp_comm_agree(r->comm, st);
+}
+
 static mp_status draw(const run *r, const char *path, int64_t count, int64_t seqlen,
                       mp_status (*from)(const mp_corpus_request *, mp_windows *), mp_windows *windows)
 {
     mp_corpus_request request = {.path = path, .model = r->assets, .nsamples = count,
                                  .seqlen = seqlen, .vocabulary = r->arch.vocabulary,
-                                 .seed = (uint64_t)r->job->seed};
+                                 .seed = (uint64_t)r->job->seed, .bos = r->bos};
 
-    MP_TRY(mp_bos_parse(r->job->bos, &request.bos));
     MP_TRY(mp_draw_windows(r->comm, &request, from, windows));
     if (windows->seqlen > r->arch.max_positions && r->arch.max_positions > 0)
         mp_log(MP_LOG_WARNING, "%s: windows of %lld tokens are longer than the %lld positions of the model",
@@ -229,12 +286,14 @@ mp_status mp_compress(const mp_comm *comm, const mp_job *job)
     if (st == MP_OK) st = open_model(&r);
     MP_GO(mp_comm_agree(comm, st));
     MP_GO(draw_windows(&r));
+    MP_GO(check_outside_blocks(&r));
     MP_GO(open_run(&r));
     MP_GO(measure_rate(&r));
     MP_GO(report_start(&r));
     MP_GO(evaluate(&r, r.source, &r.before));
     MP_GO(embed(&r));
     MP_GO(mp_runner_open(&r.runner));
+    r.clock_before = r.runner.clock; /* a block's figures are its own */
     for (int64_t b = 0; b < r.arch.n_blocks; b++) MP_GO(compress_block(&r, b));
     MP_GO(finish(&r));
 out:

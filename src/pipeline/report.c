@@ -50,8 +50,8 @@ mp_status report_start(const run *r)
     if (r->job->calib != NULL)
         mp_log(MP_LOG_INFO, "calibration: %lld windows of %lld tokens from %s",
                (long long)r->calibration.count, (long long)r->calibration.seqlen, r->job->calib);
-    mp_log(MP_LOG_INFO, "GEMM rate of all %d ranks: %.0f Gflop/s (fp32)", r->comm->size,
-           1e-9 * r->gemm_flops);
+    mp_log(MP_LOG_INFO, "GEMM rate of all %d ranks: %.0f Gflop/s (fp32); percentages are shares of it",
+           r->comm->size, 1e-9 * r->gemm_flops);
     return log_event(r, json_pack("{s:s, s:i, s:i, s:f}", "event", "start", "ranks", r->comm->size,
                                   "nodes", r->comm->node_count, "gemm_gflops", 1e-9 * r->gemm_flops));
 }
@@ -111,19 +111,20 @@ static void say_block(const run *r, int64_t block, double seconds, const mp_cloc
     static const mp_phase shown[] = {MP_PHASE_FORWARD, MP_PHASE_MOMENT, MP_PHASE_FACTOR,
                                      MP_PHASE_SWEEP, MP_PHASE_ERROR};
     char text[512] = "", took[32], left[32];
-    double to_go = (double)(r->arch.n_blocks - block - 1);
+    double to_go = (double)(r->arch.n_blocks - block - 1), error = mean_error(r, block);
+    size_t used = 0;
 
+    if (isfinite(error)) used += (size_t)snprintf(text, sizeof text, "error %.4f, ", error);
     for (size_t i = 0; i < sizeof shown / sizeof shown[0]; i++) {
         double share = share_of_gemm(r, s, shown[i]);
-        size_t used = strlen(text);
 
         if (isfinite(share))
-            snprintf(text + used, sizeof text - used, ", %s %.1fs %.0f%%", mp_phase_name(shown[i]),
-                     s->max[shown[i]], 100.0 * share);
+            used += (size_t)snprintf(text + used, sizeof text - used, "%s %.1fs %.0f%%, ",
+                                     mp_phase_name(shown[i]), s->max[shown[i]], 100.0 * share);
     }
-    mp_log(MP_LOG_INFO, "block %lld/%lld in %s: error %.4f%s of GEMM; %.1f GiB per node; ETA %s",
-           (long long)block + 1, (long long)r->arch.n_blocks, mp_duration(seconds, took),
-           mean_error(r, block), text, (double)node_bytes / gib, mp_duration(seconds * to_go, left));
+    mp_log(MP_LOG_INFO, "block %lld/%lld in %s: %s%.1f GiB per node, ETA %s", (long long)block + 1,
+           (long long)r->arch.n_blocks, mp_duration(seconds, took), text, (double)node_bytes / gib,
+           mp_duration(seconds * to_go, left));
 }
 
 mp_status report_block(run *r, int64_t block, double seconds)

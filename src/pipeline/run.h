@@ -26,6 +26,7 @@ typedef struct run {
     char *assets;       /* where its config and tokenizer are */
     char identity[16];
     selection selected;
+    mp_bos bos;
     mp_windows calibration, evaluation; /* tokens on rank 0 only; counts on all */
     mp_perplexity_result before, after; /* windows = 0: not evaluated */
     mp_runner runner;

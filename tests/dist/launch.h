@@ -14,22 +14,37 @@ struct outcome {
     int code;
 };
 
-/* "mpress <arguments>" on `ranks` ranks; 0: without mpirun.  A hang ends as code 124. */
-static inline void launch(struct outcome *o, int ranks, const char *arguments)
+/* What a shell command prints on stdout and stderr, and its exit code. */
+static inline void run_shell(struct outcome *o, const char *command)
+{
+    FILE *p = popen(command, "r");
+    size_t n = p != NULL ? fread(o->text, 1, sizeof o->text - 1, p) : 0;
+    int status;
+
+    o->text[n] = '\0';
+    while (p != NULL && fgetc(p) != EOF) continue; /* what is too long must not stop the program */
+    status = p != NULL ? pclose(p) : -1;
+    o->code = WIFEXITED(status) ? WEXITSTATUS(status) : -1;
+}
+
+/* "program <arguments>" on `ranks` ranks; 0: without mpirun.  The shell reads the arguments:
+ * redirections and variables are theirs to use.  What takes longer than `seconds` ends as code 124. */
+static inline void launch_within(struct outcome *o, int seconds, int ranks, const char *program,
+                                 const char *arguments)
 {
     char command[4096], mpirun[256] = "";
-    size_t n = 0;
-    int status;
-    FILE *p;
 
     if (ranks > 0)
         snprintf(mpirun, sizeof mpirun, "%s --oversubscribe --bind-to none -n %d", MPIEXEC, ranks);
-    snprintf(command, sizeof command, "timeout 600 %s %s %s 2>&1 </dev/null", mpirun, PROGRAM, arguments);
-    p = popen(command, "r");
-    if (p != NULL) n = fread(o->text, 1, sizeof o->text - 1, p);
-    o->text[n] = '\0';
-    status = p != NULL ? pclose(p) : -1;
-    o->code = WIFEXITED(status) ? WEXITSTATUS(status) : -1;
+    snprintf(command, sizeof command, "{ timeout -k 5 %d %s %s %s; } 2>&1 </dev/null", seconds, mpirun,
+             program, arguments);
+    run_shell(o, command);
+}
+
+/* "mpress <arguments>", which may take ten minutes. */
+static inline void launch(struct outcome *o, int ranks, const char *arguments)
+{
+    launch_within(o, 600, ranks, PROGRAM, arguments);
 }
 
 /* A directory of its own for a test, removed by scratch_remove. */

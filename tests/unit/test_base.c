@@ -97,6 +97,9 @@ Test(memory, blocks_are_aligned_counted_and_zeroed)
     double *numbers = NULL;
     char *nothing = NULL;
 
+    EXPECT_OK(MP_NEW_RAW(numbers, 100, "numbers"));
+    memset(numbers, 0xff, 100 * sizeof *numbers);
+    mp_free(numbers); /* so that the next block is likely to be a used one */
     EXPECT_OK(MP_NEW(numbers, 100, "numbers"));
     EXPECT_OK(MP_NEW_RAW(nothing, 0, "nothing"));
     cr_assert_not_null(nothing);

@@ -262,6 +262,11 @@ Test(corpus, evaluation_reads_the_rows_of_a_token_file_as_one_stream)
     EXPECT_OK(mp_corpus_evaluation(&request, &w));
     cr_assert(w.count == 5 && w.seqlen == 7);
     mp_windows_free(&w);
+    request.nsamples = 4;
+    EXPECT_OK(mp_corpus_evaluation(&request, &w));
+    cr_assert_eq(w.count, 4);
+    mp_windows_free(&w);
+    request.nsamples = 0;
     request.seqlen = 8;
     EXPECT_OK(mp_corpus_evaluation(&request, &w));
     cr_assert(w.count == 4 && w.seqlen == 8);
@@ -278,9 +283,10 @@ Test(corpus, an_id_outside_the_vocabulary_is_named_with_its_place)
     mp_windows w = {0};
 
     EXPECT_FAILURE(mp_corpus_calibration(&request, &w), MP_ERR_FORMAT, "t.safetensors",
-                   "tensor \"tokens\"", "row 3, position 2", "id 33", "0 .. 32", "vocabulary 33");
+                   "tensor \"tokens\"", "row 3, position 2:", "id 33", "0 .. 32", "vocabulary 33");
     request.seqlen = 6;
-    EXPECT_FAILURE(mp_corpus_evaluation(&request, &w), MP_ERR_FORMAT, "row 3, position 2", "id 33");
+    EXPECT_FAILURE(mp_corpus_evaluation(&request, &w), MP_ERR_FORMAT,
+                   "row 3, position 2:", "id 33");
     request.seqlen = 2; /* these prefixes end before the id that is out of range */
     request.nsamples = 4;
     EXPECT_OK(mp_corpus_calibration(&request, &w));

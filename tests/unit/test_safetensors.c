@@ -229,6 +229,29 @@ Test(safetensors, an_index_decides_which_tensors_there_are)
     EXPECT_NO_LEAKS();
 }
 
+Test(safetensors, of_two_tensors_of_one_name_the_index_chooses)
+{
+    static const char both[] = "{\"b\":{\"dtype\":\"I8\",\"shape\":[4],\"data_offsets\":[1,5]},"
+                               "\"a\":{\"dtype\":\"I8\",\"shape\":[1],\"data_offsets\":[0,1]}}";
+    const char *maps[] = {"{\"weight_map\":{\"b\":\"A.safetensors\",\"a\":\"A.safetensors\"}}",
+                          "{\"weight_map\":{\"b\":\"B.safetensors\",\"a\":\"A.safetensors\"}}"};
+
+    for (int i = 0; i < 2; i++) {
+        const char *dir = sharded(maps[i]);
+        mp_source *source = NULL;
+        char byte = 0;
+
+        write_file(path_in(dir, "A.safetensors"), both, 5);
+        EXPECT_OK(mp_safetensors_open(dir, &source));
+        cr_assert_eq(source->count, 2);
+        EXPECT_OK(source->read(source->self, 1, 0, 1, &byte));
+        cr_assert_eq(byte, 1 - i); /* b begins at 1 in A, at 0 in B */
+        mp_source_close(&source);
+        scratch_remove(dir);
+    }
+    EXPECT_NO_LEAKS();
+}
+
 Test(safetensors, model_safetensors_comes_before_an_index)
 {
     const char *dir = sharded(GOOD_INDEX);
