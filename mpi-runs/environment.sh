@@ -1,3 +1,4 @@
+# shellcheck shell=sh
 # Sourced by the scripts here and by the tests: lets Open MPI run as root (containers, CI) and start
 # more ranks than there are cores.  Other MPI libraries ignore these variables.
 if [ "$(id -u)" -eq 0 ]; then

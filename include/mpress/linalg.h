@@ -21,7 +21,8 @@ mp_status mp_dgemm(int trans_a, int trans_b, int64_t m, int64_t n, int64_t k, do
                    const double *a, int64_t lda, const double *b, int64_t ldb, double beta, double *c,
                    int64_t ldc);
 
-/* Upper triangle of C [n, n] = A^T A, A is [k, n]; the strict lower triangle is not touched. */
+/* Upper triangle of C [n, n] = A^T A, A is [k, n]; of the lower one, squares on the diagonal are
+ * written too, the rest is not touched. */
 mp_status mp_ssyrk(int64_t n, int64_t k, const float *a, int64_t lda, float *c, int64_t ldc);
 
 /* In place, lower triangle of the column-major A [n, n]: A = L L^T; the strict upper triangle is not
@@ -39,6 +40,9 @@ mp_status mp_dupdate_column(int64_t m, int64_t n, int64_t k, const double *a, in
 
 /* In place inverse of an upper triangular A [n, n] with non-zero diagonal. */
 mp_status mp_dtrtri_upper(int64_t n, double *a, int64_t lda);
+
+/* What computes the single-precision products: "oneDNN 2.6.3", or "BLAS". */
+const char *mp_sgemm_description(void);
 
 /* Best rate of a square product in single or double precision, flop/s of this rank with its threads:
  * best of three at order `n`. */

@@ -24,7 +24,7 @@ mp_status mp_pattern_fits(const mp_pattern *pattern, const char *name, int64_t d
  * first row, and every product and loop takes one strip in one call of one shape.  So a row's result
  * does not depend on how many other rows its rank has: BLAS rounds differently at the edge of a
  * product (measured: OpenBLAS on AVX2).  64 rows of 128 columns fit the first-level cache. */
-enum { MP_STRIP = 64 };
+enum { MP_STRIP = 128 };
 
 /* This rank's rows of one linear map: `rows` rows in strips from `first_strip` on, the last one padded
  * with zeros. */

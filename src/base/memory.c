@@ -22,7 +22,7 @@ mp_status mp_alloc(void **pointer, int64_t count, size_t size, int zeroed, const
         return mp_fail(MP_ERR_NOMEM, "%s: %lld elements of %zu bytes is not a possible size", what,
                        (long long)count, size);
     bytes = (size_t)count * size;
-    /* Not aligned_alloc: it wants a rounded size, and a sanitizer does not see a step into the rest. */
+    /* Not aligned_alloc: it wants a rounded size, and no sanitizer sees a step into the rest. */
     if (posix_memalign(&made, ALIGNMENT, ALIGNMENT + bytes) != 0)
         return mp_fail(MP_ERR_NOMEM, "%s: could not allocate %.1f MiB", what,
                        (double)bytes / (1 << 20));

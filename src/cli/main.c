@@ -47,6 +47,7 @@ static void print_version(const mp_comm *comm)
     printf("MPI        %s\n", library);
     printf("HDF5       %u.%u.%u, parallel\n", major, minor, release);
     printf("BLAS       %s\n", mp_blas_description());
+    printf("products   %s (single precision)\n", mp_sgemm_description());
     printf("ScaLAPACK  %s\n", mp_scalapack_description());
     if (slow) printf("%s", warnings);
 }

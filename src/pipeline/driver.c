@@ -88,7 +88,6 @@ static mp_status open_model(run *r)
     MP_TRY(mp_model_open(r->job->model, &r->source, &r->assets));
     MP_TRY(mp_arch_load(r->assets, &r->arch));
     MP_TRY(mp_weights_check(&r->arch, r->source));
-    MP_TRY(mp_model_identity(r->source, r->assets, r->identity));
     MP_TRY(selection_open(&r->selected, r->job, r->arch.n_blocks));
     MP_TRY(check_shapes(r));
     return MP_NEW(r->results, r->arch.n_blocks * r->arch.n_linears, "results");
@@ -141,6 +140,16 @@ static mp_status draw(const run *r, const char *path, int64_t count, int64_t seq
         mp_log(MP_LOG_WARNING, "%s: windows of %lld tokens are longer than the %lld positions of the model",
                path, (long long)windows->seqlen, (long long)r->arch.max_positions);
     return MP_OK;
+}
+
+/* Read on rank 0: it looks at every tensor. */
+static mp_status identify(run *r)
+{
+    mp_status st = MP_OK;
+
+    if (r->comm->rank == 0) st = mp_model_identity(r->source, r->assets, r->identity);
+    MP_TRY(mp_comm_agree(r->comm, st));
+    return mp_comm_bcast(r->comm, r->identity, sizeof r->identity, 0);
 }
 
 static mp_status draw_windows(run *r)
@@ -285,6 +294,7 @@ mp_status mp_compress(const mp_comm *comm, const mp_job *job)
     st = read_options(&r);
     if (st == MP_OK) st = open_model(&r);
     MP_GO(mp_comm_agree(comm, st));
+    MP_GO(identify(&r));
     MP_GO(draw_windows(&r));
     MP_GO(check_outside_blocks(&r));
     MP_GO(open_run(&r));

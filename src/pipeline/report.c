@@ -43,9 +43,9 @@ static mp_status log_event(const run *r, json_t *event)
 
 mp_status report_start(const run *r)
 {
-    mp_log(MP_LOG_INFO, "%s: %s, %lld blocks, %.2f G parameters in linear maps; %s %s, %s order",
+    mp_log(MP_LOG_INFO, "%s: %s, %lld blocks, %.1f M parameters in linear maps; %s %s, %s order",
            r->job->model, r->arch.family, (long long)r->arch.n_blocks,
-           1e-9 * (double)(mp_arch_linear_parameters(&r->arch) * r->arch.n_blocks),
+           1e-6 * (double)(mp_arch_linear_parameters(&r->arch) * r->arch.n_blocks),
            r->runner.method->name, r->job->sparsity, r->job->propagate);
     if (r->job->calib != NULL)
         mp_log(MP_LOG_INFO, "calibration: %lld windows of %lld tokens from %s",

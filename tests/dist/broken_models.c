@@ -186,6 +186,14 @@ static void cut(const char *dir, const char *name, long bytes)
     cr_assert_eq(truncate(path, info.st_size - bytes), 0);
 }
 
+void sound_model(const char *scratch)
+{
+    model m;
+
+    load(&m);
+    save(&m, scratch);
+}
+
 void missing_shard(const char *scratch)
 {
     model m;
@@ -312,20 +320,15 @@ void integer_weights(const char *scratch)
     set_dtype(scratch, "I16");
 }
 
-static void rename_tensor(const char *scratch, const char *from, const char *to, int keep)
+void missing_tensor(const char *scratch)
 {
     model m;
 
     load(&m);
-    json_object_set(m.header, to, entry_of(&m, from));
-    if (!keep) json_object_del(m.header, from);
+    /* under a name that is allowed, so that nothing else is wrong */
+    json_object_set(m.header, "lm_head.weight", entry_of(&m, BROKEN_TENSOR));
+    json_object_del(m.header, BROKEN_TENSOR);
     save(&m, scratch);
-}
-
-void missing_tensor(const char *scratch)
-{
-    /* a name that is allowed, so that nothing else is wrong */
-    rename_tensor(scratch, BROKEN_TENSOR, "lm_head.weight", 0);
 }
 
 void wrong_shape(const char *scratch)
