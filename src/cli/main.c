@@ -95,6 +95,7 @@ int main(int argc, char **argv)
     mp_status st;
     int provided;
 
+    startup_memory();
     MPI_Init_thread(&argc, &argv, MPI_THREAD_FUNNELED, &provided);
     st = mp_comm_create(MPI_COMM_WORLD, &comm);
     if (st == MP_OK) {

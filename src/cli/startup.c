@@ -3,10 +3,19 @@
 #include "mpress/linalg.h"
 #include "mpress/log.h"
 
+#include <malloc.h>
 #include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+
+void startup_memory(void)
+{
+#ifdef __GLIBC__
+    mallopt(M_MMAP_THRESHOLD, 32 << 20); /* the largest that glibc takes */
+    mallopt(M_TRIM_THRESHOLD, 512 << 20);
+#endif
+}
 
 void startup_threads(const mp_comm *comm)
 {

@@ -7,6 +7,10 @@
 
 #include <stddef.h>
 
+/* Lets the C library keep what buffers of up to 32 MiB give back, instead of asking the kernel for zeroed
+ * pages at every product (measured: a tenth of the time). */
+void startup_memory(void);
+
 /* Threads of this rank: OMP_NUM_THREADS if it is set, otherwise the cores this rank may run on, shared
  * out among the ranks of the node that may run on the same.  Collective over the node. */
 void startup_threads(const mp_comm *comm);

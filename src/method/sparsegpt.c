@@ -251,6 +251,24 @@ static void second_pass(const sweep *s, int64_t strip, workspace *work)
     s->problem->loss[strip] += sweep_columns(w, s->u, work->prune, s->nb, 0, s->columns);
 }
 
+/* difference -= weight over one column of a strip; returns the sum of the squares of the result. */
+MP_SIMD_CLONES
+static double subtract_column(float *restrict difference, const float *restrict weight)
+{
+    float squares[16] = {0.0f};
+    double sum = 0.0;
+
+    for (int r = 0; r < MP_STRIP; r += 16)
+        for (int i = 0; i < 16; i++) {
+            float d = difference[r + i] - weight[r + i];
+
+            difference[r + i] = d;
+            squares[i] += d * d;
+        }
+    for (int i = 0; i < 16; i++) sum += (double)squares[i];
+    return sum;
+}
+
 /* D_B = W_B - W'_B; and what the damping had added to the loss goes off again. */
 static void take_difference(const sweep *s, int64_t strip)
 {
@@ -259,12 +277,9 @@ static void take_difference(const sweep *s, int64_t strip)
 
     for (int64_t c = 0; c < s->columns; c++) {
         int dead = p->moment->diagonal[p->order - 1 - s->begin - c] == 0.0;
-        double squares = 0.0;
+        double squares = subtract_column(p->difference + at + c * MP_STRIP,
+                                         p->weight + at + c * MP_STRIP);
 
-        for (int64_t i = at + c * MP_STRIP; i < at + (c + 1) * MP_STRIP; i++) {
-            p->difference[i] -= p->weight[i];
-            squares += (double)p->difference[i] * (double)p->difference[i];
-        }
         if (!dead) p->loss[strip] -= s->damped * squares;
     }
 }

@@ -24,20 +24,23 @@ json_t *report_identity(const run *r)
                      "path", r->job->model, "identity", r->identity);
 }
 
-/* One line of log.jsonl; the event is consumed. */
-static mp_status log_event(const run *r, json_t *event)
+/* One line of log.jsonl: when, who and what, then the figures, which are consumed. */
+static mp_status log_event(const run *r, const char *name, json_t *figures)
 {
+    json_t *event = json_pack("{s:f, s:i, s:s}", "t", mp_seconds() - r->started, "rank",
+                              r->comm->rank, "event", name);
     char *line = NULL;
     mp_status st = MP_OK;
 
-    if (event == NULL) return mp_fail(MP_ERR_NOMEM, "no memory for a line of the log");
-    if (r->comm->rank == 0) {
-        json_object_set_new(event, "t", json_real(mp_seconds() - r->started));
+    if (figures == NULL || json_object_update(event, figures) != 0)
+        st = mp_fail(MP_ERR_NOMEM, "no memory for a line of the log");
+    if (st == MP_OK && r->comm->rank == 0) {
         st = mp_json_dump(event, 1, &line);
         if (st == MP_OK) st = mp_file_append_line(r->log_path, line);
         mp_free(line);
     }
     json_decref(event);
+    json_decref(figures);
     return mp_comm_agree(r->comm, st);
 }
 
@@ -52,8 +55,9 @@ mp_status report_start(const run *r)
                (long long)r->calibration.count, (long long)r->calibration.seqlen, r->job->calib);
     mp_log(MP_LOG_INFO, "GEMM rate of all %d ranks: %.0f Gflop/s (fp32); percentages are shares of it",
            r->comm->size, 1e-9 * r->gemm_flops);
-    return log_event(r, json_pack("{s:s, s:i, s:i, s:f}", "event", "start", "ranks", r->comm->size,
-                                  "nodes", r->comm->node_count, "gemm_gflops", 1e-9 * r->gemm_flops));
+    return log_event(r, "start",
+                     json_pack("{s:i, s:i, s:f}", "ranks", r->comm->size, "nodes",
+                               r->comm->node_count, "gemm_gflops", 1e-9 * r->gemm_flops));
 }
 
 /* The phases since the last block: what they took, and their share of the GEMM rate. */
@@ -72,7 +76,7 @@ static double share_of_gemm(const run *r, const mp_clock_summary *s, mp_phase ph
     return s->flop[phase] / s->max[phase] / r->gemm_flops;
 }
 
-static json_t *block_event(const run *r, int64_t block, double seconds, const mp_clock_summary *s,
+static json_t *block_figures(const run *r, int64_t block, double seconds, const mp_clock_summary *s,
                            int64_t node_bytes)
 {
     const mp_linear_result *results = r->results + block * r->arch.n_linears;
@@ -85,9 +89,9 @@ static json_t *block_event(const run *r, int64_t block, double seconds, const mp
                                           real_or_null(share_of_gemm(r, s, (mp_phase)i))));
     for (int i = 0; i < r->arch.n_linears; i++)
         json_object_set_new(errors, r->arch.linears[i].name, real_or_null(results[i].rel_error));
-    return json_pack("{s:s, s:I, s:f, s:o, s:o, s:I}", "event", "block_done", "block",
-                     (json_int_t)block, "wall_s", seconds, "phases", phases, "rel_error", errors,
-                     "node_peak_bytes", (json_int_t)node_bytes);
+    return json_pack("{s:I, s:f, s:o, s:o, s:I}", "block", (json_int_t)block, "wall_s", seconds,
+                     "phases", phases, "rel_error", errors, "node_peak_bytes",
+                     (json_int_t)node_bytes);
 }
 
 /* The mean relative error of the block's compressed linear maps; NaN without any. */
@@ -140,7 +144,7 @@ mp_status report_block(run *r, int64_t block, double seconds)
         mp_progress((double)block + 1.0, (double)r->arch.n_blocks, "blocks");
     else
         say_block(r, block, seconds, &s, node_bytes);
-    return log_event(r, block_event(r, block, seconds, &s, node_bytes));
+    return log_event(r, "block_done", block_figures(r, block, seconds, &s, node_bytes));
 }
 
 static json_t *linears_json(const run *r)
@@ -234,8 +238,8 @@ mp_status report_finish(const run *r)
     mp_log(MP_LOG_INFO, "%s: done in %s, peak %.1f GiB on all ranks%s", r->job->out,
            mp_duration(mp_seconds() - r->started, took), (double)peak / gib,
            r->job->no_export ? "" : ", Hugging Face directory in hf/");
-    return log_event(r, json_pack("{s:s, s:o, s:o, s:I, s:I}", "event", "finished", "perplexity_before",
-                                  perplexity_of(&r->before), "perplexity_after",
-                                  perplexity_of(&r->after), "bytes_moved", (json_int_t)moved,
-                                  "peak_bytes", (json_int_t)peak));
+    return log_event(r, "finished",
+                     json_pack("{s:o, s:o, s:I, s:I}", "perplexity_before", perplexity_of(&r->before),
+                               "perplexity_after", perplexity_of(&r->after), "bytes_moved",
+                               (json_int_t)moved, "peak_bytes", (json_int_t)peak));
 }

@@ -390,6 +390,11 @@ void infinity_in_the_final_norm(const char *scratch)
     set_element(scratch, "model.norm.weight", 5, 0x7f80);
 }
 
+void weight_that_overflows(const char *scratch)
+{
+    set_element(scratch, "model.layers.3.input_layernorm.weight", 5, 0x7f7f); /* 3.4e38 */
+}
+
 void unfinished_config(const char *scratch)
 {
     model m;

@@ -30,6 +30,7 @@ void no_tokenizer(const char *scratch);
 void nan_in_a_linear(const char *scratch);      /* row 2, column 5 */
 void nan_in_the_embedding(const char *scratch); /* row 4095, column 7 */
 void infinity_in_the_final_norm(const char *scratch); /* channel 5 */
+void weight_that_overflows(const char *scratch); /* finite, but what it multiplies is not */
 void unfinished_config(const char *scratch); /* cut in the middle */
 
 #endif

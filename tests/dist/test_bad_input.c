@@ -124,6 +124,12 @@ static const struct row rows[] = {
      {"/model", "model.embed_tokens.weight", "row 4095, column 7", "nan"}, NOTHING},
     {"infinity in the final norm", infinity_in_the_final_norm, COMPRESS_IT, 65,
      {"/model", "model.norm.weight", "5", "infinite"}, NOTHING},
+    {"activations that overflow", weight_that_overflows, COMPRESS_IT, 65,
+     {"block 3, state attn_in", "non-finite activation", "token", "channel 5"}, A_RUN},
+    {"activations that overflow, linear order", weight_that_overflows, COMPRESS_IT " --propagate linear",
+     65, {"block 3, state attn_in", "non-finite activation", "token", "channel 5"}, A_RUN},
+    {"activations that overflow, eval", weight_that_overflows, EVAL_IT, 65,
+     {"logit of window", "position", "not finite"}, NOTHING},
 
     {"N:M that does not divide d_in", NULL, COMPRESS CALIB " --sparsity 64:128", 64,
      {"64:128", "704", "mlp.down_proj"}, NOTHING},
