@@ -45,6 +45,8 @@ typedef struct mp_runner {
 
 /* Room for the run.  The plain fields (comm .. hidden) must be set.  Collective; agreed. */
 mp_status mp_runner_open(mp_runner *runner);
+
+/* Gives all of it back but the clock; may be called twice. */
 void mp_runner_close(mp_runner *runner);
 
 /* Compresses the loaded block in runner->block and propagates runner->hidden through it.

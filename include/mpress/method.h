@@ -75,6 +75,9 @@ typedef struct mp_method {
                           mp_problem *problem);
 } mp_method;
 
+/* What is said on the command line of damp and blocksize can be: MP_ERR_ARG naming the option. */
+mp_status mp_method_options_check(const mp_method_options *options);
+
 /* NULL if there is no such method. */
 const mp_method *mp_method_find(const char *name);
 

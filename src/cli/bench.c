@@ -303,6 +303,7 @@ static mp_status run(const mp_comm *comm, int argc, char **argv)
     MP_TRY(mp_pattern_parse(config.pattern, &options.pattern));
     options.damp = config.damp;
     options.blocksize = config.blocksize;
+    MP_TRY(mp_method_options_check(&options));
     startup_banner(comm);
     if (strcmp(config.what, "solve") == 0) return bench_solve(comm, &config, method, &options);
     if (strcmp(config.what, "block") == 0) return bench_block(comm, &config, method, &options);

@@ -24,3 +24,13 @@ const mp_method *mp_method_find(const char *name)
         if (strcmp(method->name, name) == 0) return method;
     return NULL;
 }
+
+mp_status mp_method_options_check(const mp_method_options *options)
+{
+    if (!(options->damp >= 0.0 && options->damp <= 1.0))
+        return mp_fail(MP_ERR_ARG, "--damp %g: expected a share from 0 to 1", options->damp);
+    if (options->blocksize < 16 || options->blocksize > 1024)
+        return mp_fail(MP_ERR_ARG, "--blocksize %lld: expected 16 to 1024",
+                       (long long)options->blocksize);
+    return MP_OK;
+}

@@ -47,6 +47,10 @@ void mp_runner_close(mp_runner *run)
     mp_forward_free(run->forward);
     mp_moment_scratch_free(run->scratch);
     mp_free(run->weights);
+    run->block = NULL;
+    run->forward = NULL;
+    run->scratch = NULL;
+    run->weights = NULL;
 }
 
 /* Whether any linear map of the state is to be compressed. */

@@ -52,18 +52,14 @@ static mp_status read_options(run *r)
     }
     MP_TRY(mp_pattern_parse(job->sparsity, &o->pattern));
     MP_TRY(mp_order_parse(job->propagate, &r->runner.order));
-    if (!(job->damp >= 0.0 && job->damp <= 1.0))
-        return mp_fail(MP_ERR_ARG, "--damp %g: expected a share from 0 to 1", job->damp);
-    if (job->blocksize < 16 || job->blocksize > 1024)
-        return mp_fail(MP_ERR_ARG, "--blocksize %lld: expected 16 to 1024",
-                       (long long)job->blocksize);
+    o->damp = job->damp;
+    o->blocksize = job->blocksize;
+    o->strict = job->strict;
+    MP_TRY(mp_method_options_check(o));
     MP_TRY(check_counts(job));
     MP_TRY(mp_bos_parse(job->bos, &r->bos));
     if (job->calib == NULL && (r->runner.method->needs & MP_NEED_MOMENT) != 0)
         return mp_fail(MP_ERR_ARG, "--calib: method %s needs calibration data", job->method);
-    o->damp = job->damp;
-    o->blocksize = job->blocksize;
-    o->strict = job->strict;
     r->runner.lengths.state_ratio = job->state_ratio;
     return mp_length_policy_check(&r->runner.lengths, LONGEST_WINDOW);
 }
@@ -245,6 +241,9 @@ static mp_status finish(run *r)
     double mark;
     mp_status st;
 
+    mp_runner_close(&r->runner); /* the evaluation needs a block and hidden states of its own */
+    mp_hidden_free(r->runner.hidden);
+    r->runner.hidden = NULL;
     MP_GO(mp_checkpoint_finish(r->checkpoint));
     MP_GO(mp_comm_agree(r->comm, mp_model_open(r->job->out, &compressed, &assets)));
     MP_GO(evaluate(r, compressed, &r->after));

@@ -347,9 +347,9 @@ void unexpected_tensor(const char *scratch)
 
     load(&m);
     end = (json_int_t)m.size;
-    json_object_set_new(m.header, "model.layers.3.self_attn.q_proj.bias",
-                        json_pack("{s:s, s:[i], s:[I, I]}", "dtype", "BF16", "shape", 0,
-                                  "data_offsets", end, end));
+    json_object_set_new(
+        m.header, "model.layers.3.self_attn.q_proj.bias",
+        json_pack("{s:s, s:[i], s:[I, I]}", "dtype", "BF16", "shape", 0, "data_offsets", end, end));
     save(&m, scratch);
 }
 

@@ -1,7 +1,8 @@
 /* Models that are wrong in one respect each.
  * Floor: tests.
  *
- * Every function takes a test's scratch directory and makes scratch/model of tests/data/wikillama-5m. */
+ * Every function takes a test's scratch directory and makes scratch/model of
+ * tests/data/wikillama-5m. */
 #ifndef MPRESS_TESTS_BROKEN_MODELS_H
 #define MPRESS_TESTS_BROKEN_MODELS_H
 
@@ -27,10 +28,10 @@ void missing_tensor(const char *scratch);
 void wrong_shape(const char *scratch);
 void unexpected_tensor(const char *scratch);
 void no_tokenizer(const char *scratch);
-void nan_in_a_linear(const char *scratch);      /* row 2, column 5 */
-void nan_in_the_embedding(const char *scratch); /* row 4095, column 7 */
+void nan_in_a_linear(const char *scratch);            /* row 2, column 5 */
+void nan_in_the_embedding(const char *scratch);       /* row 4095, column 7 */
 void infinity_in_the_final_norm(const char *scratch); /* channel 5 */
-void weight_that_overflows(const char *scratch); /* finite, but what it multiplies is not */
-void unfinished_config(const char *scratch); /* cut in the middle */
+void weight_that_overflows(const char *scratch);      /* finite, but what it multiplies is not */
+void unfinished_config(const char *scratch);          /* cut in the middle */
 
 #endif

@@ -28,8 +28,8 @@ static void write_text(const char *scratch, const char *name, const char *text)
 }
 
 /* A token file; `shape` as JSON. */
-static void write_tokens(const char *scratch, const char *dtype, const char *shape, const void *data,
-                         size_t size)
+static void write_tokens(const char *scratch, const char *dtype, const char *shape,
+                         const void *data, size_t size)
 {
     char file[8192];
     int length = snprintf(file + 8, 512,
@@ -142,8 +142,8 @@ void a_run_with_a_cut_block(const char *scratch)
     cr_assert_eq(truncate(path, 100000), 0);
 }
 
-/* A file system of its own at scratch/out, seen by this test and what it starts only, so that it goes
- * with the test however that ends. */
+/* A file system of its own at scratch/out, seen by this test and what it starts only, so that it
+ * goes with the test however that ends. */
 static void mount_there(const char *scratch, unsigned long flags, const char *options)
 {
     char path[512];

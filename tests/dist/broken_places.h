@@ -1,8 +1,8 @@
 /* Data that does not do, and places where a run cannot write.
  * Floor: tests.
  *
- * Every function takes a test's scratch directory.  What cannot be had on this machine (a mount needs
- * rights) ends the test as skipped, with a word. */
+ * Every function takes a test's scratch directory.  What cannot be had on this machine (a mount
+ * needs rights) ends the test as skipped, with a word. */
 #ifndef MPRESS_TESTS_BROKEN_PLACES_H
 #define MPRESS_TESTS_BROKEN_PLACES_H
 

@@ -2,6 +2,7 @@
 #ifndef MPRESS_TESTS_LAUNCH_H
 #define MPRESS_TESTS_LAUNCH_H
 
+#include <criterion/criterion.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -28,7 +29,8 @@ static inline void run_shell(struct outcome *o, const char *command)
 }
 
 /* "program <arguments>" on `ranks` ranks; 0: without mpirun.  The shell reads the arguments:
- * redirections and variables are theirs to use.  What takes longer than `seconds` ends as code 124. */
+ * redirections and variables are theirs to use.  What takes longer than `seconds` ends as code 124.
+ */
 static inline void launch_within(struct outcome *o, int seconds, int ranks, const char *program,
                                  const char *arguments)
 {
@@ -36,8 +38,8 @@ static inline void launch_within(struct outcome *o, int seconds, int ranks, cons
 
     if (ranks > 0)
         snprintf(mpirun, sizeof mpirun, "%s --oversubscribe --bind-to none -n %d", MPIEXEC, ranks);
-    snprintf(command, sizeof command, "{ timeout -k 5 %d %s %s %s; } 2>&1 </dev/null", seconds, mpirun,
-             program, arguments);
+    snprintf(command, sizeof command, "{ timeout -k 5 %d %s %s %s; } 2>&1 </dev/null", seconds,
+             mpirun, program, arguments);
     run_shell(o, command);
 }
 
@@ -54,12 +56,38 @@ static inline void scratch_make(char path[64])
     if (mkdtemp(path) == NULL) abort();
 }
 
+/* The same, and the names that arguments may use: $S the scratch directory, $M a sound model, $G
+ * its token files. */
+static inline void places_make(char path[64])
+{
+    scratch_make(path);
+    setenv("S", path, 1);
+    setenv("M", MPRESS_DATA "/wikillama-5m", 1);
+    setenv("G", MPRESS_DATA "/golden", 1);
+}
+
 static inline void scratch_remove(const char *path)
 {
     char command[256];
 
     snprintf(command, sizeof command, "rm -rf '%s'", path);
     if (system(command) != 0) fprintf(stderr, "%s was not removed\n", path);
+}
+
+/* "mpress <arguments>" ends well within a minute. */
+static inline void expect_success(struct outcome *o, int ranks, const char *arguments)
+{
+    launch_within(o, 60, ranks, PROGRAM, arguments);
+    cr_assert_eq(o->code, 0, "%s on %d ranks: exit code %d\n%s", arguments, ranks, o->code,
+                 o->text);
+}
+
+static inline void expect_true(const char *command)
+{
+    static struct outcome o;
+
+    run_shell(&o, command);
+    cr_assert_eq(o.code, 0, "%s: %s", command, o.text);
 }
 
 #endif

@@ -15,7 +15,7 @@ enum leaves {
     A_RUN,   /* OUT with whole blocks, all of them in its journal, and no export */
 };
 
-/* The shell reads the arguments: $S is the scratch directory, $M a sound model, $G token files of it. */
+/* The arguments may use the names of places_make (launch.h). */
 struct row {
     const char *name;
     void (*prepare)(const char *scratch); /* NULL: nothing to prepare */
@@ -31,20 +31,24 @@ struct row {
 #define COMPRESS "compress $M $S/out"
 #define TO_OUT COMPRESS CALIB " --sparsity 2:4"
 
+/* Laid out by hand: a case on two or three lines. */
+/* clang-format off */
 static const struct row rows[] = {
     {"missing shard", missing_shard, COMPRESS_IT, 74,
      {"/model/model-00002-of-00002.safetensors", "No such file"}, NOTHING},
     {"missing shard, eval", missing_shard, EVAL_IT, 74,
      {"/model/model-00002-of-00002.safetensors", "No such file"}, NOTHING},
     {"truncated shard", truncated_shard, COMPRESS_IT, 65,
-     {"/model/model-00002-of-00002.safetensors", "model.layers.5.", "data_offsets", "expected within"},
+     {"/model/model-00002-of-00002.safetensors", "model.layers.5.", "data_offsets",
+      "expected within"},
      NOTHING},
     {"truncated model, eval", truncated_model, EVAL_IT, 65,
      {"/model/model.safetensors", "model.layers.5.", "data_offsets", "expected within"}, NOTHING},
     {"truncated model, inspect", truncated_model, "inspect $S/model", 65,
      {"/model/model.safetensors", "model.layers.5.", "data_offsets", "expected within"}, NOTHING},
     {"offsets beyond the file", offsets_beyond_the_file, COMPRESS_IT, 65,
-     {"/model/model.safetensors", BROKEN_TENSOR, "4611686018427387904", "expected within"}, NOTHING},
+     {"/model/model.safetensors", BROKEN_TENSOR, "4611686018427387904", "expected within"},
+     NOTHING},
     {"offsets that overlap", offsets_that_overlap, COMPRESS_IT, 65,
      {"/model/model.safetensors", BROKEN_TENSOR, "overlaps", "expected"}, NOTHING},
     {"offsets of another size", offsets_of_another_size, COMPRESS_IT, 65,
@@ -73,22 +77,25 @@ static const struct row rows[] = {
      {"/model", BROKEN_TENSOR, "[128, 512]", "expected [256, 256]"}, NOTHING},
     {"unexpected tensor", unexpected_tensor, COMPRESS_IT, 65,
      {"/model", "model.layers.3.self_attn.q_proj.bias", "llama"}, NOTHING},
-    {"no model", NULL, "compress $S/nowhere $S/out" CALIB, 74, {"/nowhere", "expected a model"}, NOTHING},
+    {"no model", NULL, "compress $S/nowhere $S/out" CALIB, 74, {"/nowhere", "expected a model"},
+     NOTHING},
 
     {"no tokenizer for calibration text", no_tokenizer,
      "compress $S/model $S/out --calib $M/sample-calib.jsonl", 74,
      {"/model", "tokenizer.json", "vocab.json"}, NOTHING},
-    {"no tokenizer for evaluation text", no_tokenizer, "eval $S/model --data $M/sample-eval.jsonl", 74,
-     {"/model", "tokenizer.json", "vocab.json"}, NOTHING},
+    {"no tokenizer for evaluation text", no_tokenizer, "eval $S/model --data $M/sample-eval.jsonl",
+     74, {"/model", "tokenizer.json", "vocab.json"}, NOTHING},
     {"no tokenizer to tokenise", no_tokenizer,
      "tokenize $S/model --data $M/sample-eval.jsonl --out $S/x.safetensors", 74,
      {"/model", "tokenizer.json", "vocab.json"}, NOTHING},
     {"text shorter than a window", short_text, COMPRESS " --calib $S/data.txt --seqlen 64", 65,
      {"/data.txt", "tokens", "expected more than a window of 64"}, NOTHING},
-    {"documents shorter than a window", short_documents, COMPRESS " --calib $S/data.jsonl --seqlen 64",
-     65, {"/data.jsonl", "3 documents", "expected more than a window of 64"}, NOTHING},
-    {"tokens shorter than a window", short_tokens, COMPRESS " --calib $S/data.safetensors --seqlen 64",
-     65, {"/data.safetensors", "20 tokens", "expected more than a window of 64"}, NOTHING},
+    {"documents shorter than a window", short_documents,
+     COMPRESS " --calib $S/data.jsonl --seqlen 64", 65,
+     {"/data.jsonl", "3 documents", "expected more than a window of 64"}, NOTHING},
+    {"tokens shorter than a window", short_tokens,
+     COMPRESS " --calib $S/data.safetensors --seqlen 64", 65,
+     {"/data.safetensors", "20 tokens", "expected more than a window of 64"}, NOTHING},
     {"evaluation text shorter than a window", short_text,
      TO_OUT " --eval $S/data.txt --eval-seqlen 64", 65,
      {"/data.txt", "expected at least a window of 64"}, NOTHING},
@@ -100,8 +107,8 @@ static const struct row rows[] = {
     {"negative token id in the evaluation", negative_id,
      TO_OUT " --eval $S/data.safetensors --eval-seqlen 64", 65,
      {"/data.safetensors", "row 1, position 36", "-3", "expected 0 .. 4095"}, NOTHING},
-    {"tokens of another dtype", tokens_of_another_dtype, COMPRESS " --calib $S/data.safetensors", 65,
-     {"/data.safetensors", "\"tokens\"", "I64", "expected I32"}, NOTHING},
+    {"tokens of another dtype", tokens_of_another_dtype, COMPRESS " --calib $S/data.safetensors",
+     65, {"/data.safetensors", "\"tokens\"", "I64", "expected I32"}, NOTHING},
     {"documents that are not JSON", documents_that_are_not_json,
      COMPRESS " --calib $S/data.jsonl --seqlen 2 --nsamples 8", 65,
      {"/data.jsonl", "line 2", "oops"}, NOTHING},
@@ -126,8 +133,9 @@ static const struct row rows[] = {
      {"/model", "model.norm.weight", "5", "infinite"}, NOTHING},
     {"activations that overflow", weight_that_overflows, COMPRESS_IT, 65,
      {"block 3, state attn_in", "non-finite activation", "token", "channel 5"}, A_RUN},
-    {"activations that overflow, linear order", weight_that_overflows, COMPRESS_IT " --propagate linear",
-     65, {"block 3, state attn_in", "non-finite activation", "token", "channel 5"}, A_RUN},
+    {"activations that overflow, linear order", weight_that_overflows,
+     COMPRESS_IT " --propagate linear", 65,
+     {"block 3, state attn_in", "non-finite activation", "token", "channel 5"}, A_RUN},
     {"activations that overflow, eval", weight_that_overflows, EVAL_IT, 65,
      {"logit of window", "position", "not finite"}, NOTHING},
 
@@ -150,8 +158,10 @@ static const struct row rows[] = {
 
     {"no command", NULL, "", 64, {"expected a command"}, NOTHING},
     {"unknown command", NULL, "prune $M", 64, {"prune", "no such command"}, NOTHING},
-    {"unknown option", NULL, TO_OUT " --seqlength 128", 64, {"--seqlength", "unknown option"}, NOTHING},
-    {"option without its value", NULL, COMPRESS " --calib", 64, {"--calib", "expected a value"}, NOTHING},
+    {"unknown option", NULL, TO_OUT " --seqlength 128", 64, {"--seqlength", "unknown option"},
+     NOTHING},
+    {"option without its value", NULL, COMPRESS " --calib", 64, {"--calib", "expected a value"},
+     NOTHING},
     {"option that is no number", NULL, TO_OUT " --seqlen 2k", 64,
      {"--seqlen 2k", "expected a whole number"}, NOTHING},
     {"option given twice", NULL, TO_OUT " --sparsity 0.5", 64, {"--sparsity", "twice"}, NOTHING},
@@ -163,9 +173,18 @@ static const struct row rows[] = {
      {"--calib", "wanda", "needs"}, NOTHING},
     {"unknown method", NULL, COMPRESS CALIB " --method lottery", 64,
      {"--method lottery", "expected", "sparsegpt"}, NOTHING},
-    {"blocks that are not there", NULL, TO_OUT " --blocks 4:9", 64, {"--blocks 4:9", "<= 6"}, NOTHING},
+    {"blocks that are not there", NULL, TO_OUT " --blocks 4:9", 64, {"--blocks 4:9", "<= 6"},
+     NOTHING},
     {"a skip that is no expression", NULL, TO_OUT " --skip '('", 64,
      {"--skip (", "not a regular expression"}, NOTHING},
+    {"damping that is no share", NULL, TO_OUT " --damp 2", 64, {"--damp 2", "from 0 to 1"},
+     NOTHING},
+    {"bench of blocks of no columns", NULL, "bench solve --d-in 64 --d-out 64 --blocksize 0", 64,
+     {"--blocksize 0", "expected 16 to 1024"}, NOTHING},
+    {"bench of a pattern that does not fit", NULL,
+     "bench solve --d-in 100 --d-out 10 --pattern 4:8", 64, {"4:8", "100 input channels"}, NOTHING},
+    {"bench of a missing config", NULL, "bench block --config $S/nothere.json", 74,
+     {"/nothere.json", "No such file"}, NOTHING},
     {"eval without data", NULL, "eval $M", 64, {"needs --data"}, NOTHING},
 
     {"OUT holds another run", an_unfinished_run, TO_OUT, 65, {"/out", "another run", "--overwrite"},
@@ -176,8 +195,8 @@ static const struct row rows[] = {
      {"/nothere.txt"}, NOTHING},
     {"OUT is not a run of mpress", files_of_somebody_else, TO_OUT " --overwrite", 65,
      {"/out", "no run of mpress", "expected an empty or a new directory"}, NOTHING},
-    {"OUT is a file", a_file_in_the_way, TO_OUT " --overwrite", 65, {"/out", "expected a directory"},
-     NOTHING},
+    {"OUT is a file", a_file_in_the_way, TO_OUT " --overwrite", 65,
+     {"/out", "expected a directory"}, NOTHING},
     {"OUT under a file", a_file_in_the_way, "compress $M $S/out/run" CALIB, 74,
      {"/out/run", "Not a directory"}, NOTHING},
     {"read-only OUT", read_only_place, TO_OUT, 74, {"/out", "Read-only file system"}, NOTHING},
@@ -185,7 +204,8 @@ static const struct row rows[] = {
      {"/out/run", "Read-only file system"}, NOTHING},
     {"full disk at the start", disk_of_1_mib, TO_OUT, 74, {"/out/blocks/rest.h5", "No space left"},
      NOTHING},
-    {"full disk at a block", disk_of_4_mib, TO_OUT, 74, {"/out/blocks/0000", "No space left"}, A_RUN},
+    {"full disk at a block", disk_of_4_mib, TO_OUT, 74, {"/out/blocks/0000", "No space left"},
+     A_RUN},
     {"full disk at the export", disk_of_16_mib, TO_OUT, 74, {"/out/hf", "No space left"}, A_RUN},
     {"OUT is MODEL", sound_model, "compress $S/model $S/model --overwrite" CALIB, 65,
      {"/model", "no run of mpress"}, NOTHING},
@@ -208,17 +228,19 @@ static const struct row rows[] = {
      "tokenize $M --data $M/sample-eval.jsonl --out $S/out/x.safetensors", 74,
      {"/out/x.safetensors", "Read-only file system"}, NOTHING},
     {"synth of an unknown architecture", unknown_architecture,
-     "synth $S/model/config.json $S/out --blocks 1", 65, {"/model/config.json", "gpt_neox"}, NOTHING},
+     "synth $S/model/config.json $S/out --blocks 1", 65, {"/model/config.json", "gpt_neox"},
+     NOTHING},
     {"synth to a full disk", disk_of_1_mib, "synth $M/config.json $S/out/hf --blocks 1", 74,
      {"/out/hf", "No space left"}, NOTHING},
 };
+/* clang-format on */
 
 enum { ROWS = sizeof rows / sizeof rows[0] };
 
-/* The program as each rank runs it: its own exit code goes to $S/codes.  mpirun stops the other ranks
- * as soon as one ends with an error, so each waits until all $N have come to their own end. */
+/* The program as each rank runs it: its own exit code goes to $S/codes.  mpirun stops the other
+ * ranks as soon as one ends with an error, so each waits until all $N have come to their end. */
 #define RANK                                                                                       \
-    "sh -c '" PROGRAM " \"$@\"; code=$?; echo $code >>$S/codes; "                                   \
+    "sh -c '" PROGRAM " \"$@\"; code=$?; echo $code >>$S/codes; "                                  \
     "while [ $(wc -l <$S/codes) -lt $N ]; do sleep 0.05; done; exit $code' mpress"
 
 struct attempt {
@@ -262,8 +284,7 @@ static void check_codes(const struct row *row, int ranks)
     static struct outcome codes;
     char expected[64] = "";
 
-    for (int i = 0; i < ranks; i++)
-        snprintf(expected + strlen(expected), 8, "%d\n", row->code);
+    for (int i = 0; i < ranks; i++) snprintf(expected + strlen(expected), 8, "%d\n", row->code);
     run_shell(&codes, "cat $S/codes");
     cr_expect_str_eq(codes.text, expected, "%s: the ranks ended with %s", row->name, codes.text);
 }
@@ -273,9 +294,10 @@ static void check_run(const struct row *row)
 {
     static struct outcome o;
 
-    run_shell(&o, "cd $S/out && { ls -d hf report.json; find . -name '*.tmp*'; "
-                  "for f in blocks/*.h5; do grep -q \"\\\"$f\\\"\" journal.jsonl || echo $f; done; } "
-                  "2>/dev/null");
+    run_shell(&o,
+              "cd $S/out && { ls -d hf report.json; find . -name '*.tmp*'; "
+              "for f in blocks/*.h5; do grep -q \"\\\"$f\\\"\" journal.jsonl || echo $f; done; } "
+              "2>/dev/null");
     cr_expect_str_empty(o.text, "%s: left over:\n%s", row->name, o.text);
     launch_within(&o, SECONDS, 0, PROGRAM, "inspect $S/out");
     cr_expect_eq(o.code, 0, "%s: %s", row->name, o.text);
@@ -287,10 +309,7 @@ ParameterizedTest(struct attempt *a, bad_input, gives_one_clear_line, .timeout =
     const struct row *row = &rows[a->row];
     char scratch[64];
 
-    scratch_make(scratch);
-    setenv("S", scratch, 1);
-    setenv("M", MPRESS_DATA "/wikillama-5m", 1);
-    setenv("G", MPRESS_DATA "/golden", 1);
+    places_make(scratch);
     setenv("N", a->ranks > 1 ? "3" : "1", 1);
     if (row->prepare != NULL) row->prepare(scratch);
     take_stock(&before);

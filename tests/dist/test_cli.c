@@ -8,32 +8,6 @@
 #include <jansson.h>
 #include <math.h>
 
-enum { SECONDS = 60 };
-
-/* $S a scratch directory, $M a sound model, $G its token files, $SHARED what is not committed. */
-static void set_places(char scratch[64])
-{
-    scratch_make(scratch);
-    setenv("S", scratch, 1);
-    setenv("M", MPRESS_DATA "/wikillama-5m", 1);
-    setenv("G", MPRESS_DATA "/golden", 1);
-    setenv("SHARED", MPRESS_SHARED, 1);
-}
-
-static void expect_success(struct outcome *o, int ranks, const char *arguments)
-{
-    launch_within(o, SECONDS, ranks, PROGRAM, arguments);
-    cr_assert_eq(o->code, 0, "%s on %d ranks: exit code %d\n%s", arguments, ranks, o->code, o->text);
-}
-
-static void expect_true(const char *command)
-{
-    static struct outcome o;
-
-    run_shell(&o, command);
-    cr_assert_eq(o.code, 0, "%s: %s", command, o.text);
-}
-
 /* The whole text is one JSON object. */
 static json_t *parse(const char *text)
 {
@@ -48,19 +22,21 @@ static json_t *parse(const char *text)
 static const struct {
     const char *command, *words[22];
 } helps[] = {
-    {"", {"compress", "eval", "export", "inspect", "tokenize", "synth", "bench", "Exit codes", "75"}},
+    {"",
+     {"compress", "eval", "export", "inspect", "tokenize", "synth", "bench", "Exit codes", "75"}},
     {"compress",
-     {"MODEL", "OUT", "--method", "--sparsity", "--calib", "--nsamples", "--seqlen", "--seed", "--bos",
-      "--state-ratio", "--propagate", "--damp", "--blocksize", "--skip", "--blocks", "--strict",
-      "--eval ", "--eval-seqlen", "--max-windows", "--no-export", "--overwrite"}},
+     {"MODEL",         "OUT",         "--method",   "--sparsity",    "--calib",     "--nsamples",
+      "--seqlen",      "--seed",      "--bos",      "--state-ratio", "--propagate", "--damp",
+      "--blocksize",   "--skip",      "--blocks",   "--strict",      "--eval ",     "--eval-seqlen",
+      "--max-windows", "--no-export", "--overwrite"}},
     {"eval", {"MODEL", "--data", "--seqlen", "--max-windows", "--bos", "--json"}},
     {"export", {"OUT", "DIR"}},
     {"inspect", {"PATH", "--json"}},
     {"tokenize", {"MODEL", "--data", "--out", "--stdin", "--separator", "--bos"}},
     {"synth", {"CONFIG.json", "OUT", "--blocks", "--seed"}},
     {"bench",
-     {"solve", "block", "--method", "--d-in", "--d-out", "--pattern", "--config", "--tokens", "--seqlen",
-      "--propagate", "--json"}},
+     {"solve", "block", "--method", "--d-in", "--d-out", "--pattern", "--config", "--tokens",
+      "--seqlen", "--propagate", "--json"}},
 };
 
 enum { HELPS = sizeof helps / sizeof helps[0] };
@@ -76,8 +52,8 @@ Test(cli, help_of_every_command_names_its_options, .timeout = 300)
         snprintf(arguments, sizeof arguments, "%s --help 2>/dev/null", command);
         expect_success(&o, i % 2 == 0 ? 0 : 2, arguments);
         for (int w = 0; w < 22 && helps[i / 2].words[w] != NULL; w++)
-            cr_expect_not_null(strstr(o.text, helps[i / 2].words[w]), "'%s' lacks %s:\n%s", arguments,
-                               helps[i / 2].words[w], o.text);
+            cr_expect_not_null(strstr(o.text, helps[i / 2].words[w]), "'%s' lacks %s:\n%s",
+                               arguments, helps[i / 2].words[w], o.text);
         cr_assert_not_null(strstr(o.text, "usage: mpress"), "%s", o.text);
         cr_expect_null(strstr(strstr(o.text, "usage: mpress") + 1, "usage: mpress"),
                        "'%s' is said by more than one rank", arguments);
@@ -86,20 +62,22 @@ Test(cli, help_of_every_command_names_its_options, .timeout = 300)
 
 Test(cli, version_names_what_the_program_stands_on, .timeout = 300)
 {
-    static const char *const words[] = {"mpress 0", "checkpoint format 1", "compiler", "MPI ", "HDF5 ",
-                                        "BLAS ", "ScaLAPACK "};
+    static const char *const words[] = {
+        "mpress 0", "checkpoint format 1", "compiler", "MPI ", "HDF5 ", "BLAS ", "ScaLAPACK "};
     static struct outcome o;
 
     for (int ranks = 0; ranks <= 2; ranks += 2) {
         expect_success(&o, ranks, "--version 2>/dev/null");
         for (size_t i = 0; i < sizeof words / sizeof words[0]; i++)
             cr_expect_not_null(strstr(o.text, words[i]), "no \"%s\" in\n%s", words[i], o.text);
-        cr_expect_null(strstr(strstr(o.text, "mpress 0") + 1, "mpress 0"), "said twice:\n%s", o.text);
+        cr_expect_null(strstr(strstr(o.text, "mpress 0") + 1, "mpress 0"), "said twice:\n%s",
+                       o.text);
     }
     run_shell(&o, PROGRAM " --version | grep BLAS");
     cr_expect_not_null(strchr(o.text, '/'), "no path of the BLAS library: %s", o.text);
     /* the commit, where the tests run from a clone of the repository */
-    run_shell(&o, "commit=$(git -C " MPRESS_SOURCE " rev-parse --short=12 HEAD 2>/dev/null) || exit 0; " PROGRAM
+    run_shell(&o, "commit=$(git -C " MPRESS_SOURCE
+                  " rev-parse --short=12 HEAD 2>/dev/null) || exit 0; " PROGRAM
                   " --version | grep -q \"$commit\"");
     cr_expect_eq(o.code, 0, "the commit is not named: %s", o.text);
 }
@@ -111,7 +89,7 @@ Test(cli, eval_prints_json_alone, .timeout = 300)
     static struct outcome o, first;
     char scratch[64];
 
-    set_places(scratch);
+    places_make(scratch);
     for (int ranks = 0; ranks <= 3; ranks += 3) {
         double perplexity, nll;
         json_int_t windows;
@@ -128,7 +106,9 @@ Test(cli, eval_prints_json_alone, .timeout = 300)
         if (ranks == 0) first = o;
         cr_expect_str_eq(o.text, first.text, "1 and %d ranks differ", ranks);
     }
-    expect_success(&o, 0, "eval --json $M --data=$G/eval.safetensors --seqlen 256 --max-windows 5 2>/dev/null");
+    expect_success(
+        &o, 0,
+        "eval --json $M --data=$G/eval.safetensors --seqlen 256 --max-windows 5 2>/dev/null");
     cr_expect_str_eq(o.text, first.text, "--json says something else");
     scratch_remove(scratch);
 }
@@ -156,25 +136,26 @@ Test(cli, inspect_tells_models_checkpoints_and_token_files_apart, .timeout = 300
     int finished;
     json_t *report;
 
-    set_places(scratch);
+    places_make(scratch);
     report = inspected("$M");
-    cr_assert_eq(json_unpack(report, "{s:s, s:{s:I}, s:{s:I}}", "kind", &kind, "architecture", "blocks",
-                             &blocks, "tensors", "parameters", &parameters),
+    cr_assert_eq(json_unpack(report, "{s:s, s:{s:I}, s:{s:I}}", "kind", &kind, "architecture",
+                             "blocks", &blocks, "tensors", "parameters", &parameters),
                  0);
     cr_expect_str_eq(kind, "model");
     cr_expect(blocks == 6 && parameters == 5475584);
     json_decref(report);
 
     report = inspected("$G/calib.safetensors");
-    cr_assert_eq(json_unpack(report, "{s:s, s:{s:I}}", "kind", &kind, "tokens", "windows", &windows), 0);
+    cr_assert_eq(
+        json_unpack(report, "{s:s, s:{s:I}}", "kind", &kind, "tokens", "windows", &windows), 0);
     cr_expect_str_eq(kind, "tokens");
     cr_expect_eq(windows, 32);
     json_decref(report);
 
     expect_success(&o, 0, "compress $M $S/out --method magnitude --no-export");
     report = inspected("$S/out");
-    cr_assert_eq(json_unpack(report, "{s:s, s:b, s:{s:{s:s}}}", "kind", &kind, "finished", &finished, "run",
-                             "options", "method", &kind),
+    cr_assert_eq(json_unpack(report, "{s:s, s:b, s:{s:{s:s}}}", "kind", &kind, "finished",
+                             &finished, "run", "options", "method", &kind),
                  0);
     cr_expect(finished);
     cr_expect_str_eq(kind, "magnitude");
@@ -201,9 +182,10 @@ ParameterizedTest(struct vocabulary *v, cli, tokenize_gives_the_ids_of_the_vecto
 
     snprintf(path, sizeof path, "%s/tokenizers/%s", MPRESS_SHARED, v->name);
     if (access(path, R_OK) != 0) cr_skip_test("skipped: %s is not there", path);
-    set_places(scratch);
+    places_make(scratch);
     setenv("T", path, 1);
-    expect_success(&o, 0, "tokenize $T --stdin --separator __ggml_vocab_test__ <$T/vectors.inp >$S/ids");
+    expect_success(&o, 0,
+                   "tokenize $T --stdin --separator __ggml_vocab_test__ <$T/vectors.inp >$S/ids");
     expect_true("diff $S/ids $T/vectors.out");
     expect_true("test $(wc -l <$S/ids) -gt 10");
     scratch_remove(scratch);
@@ -214,7 +196,7 @@ Test(cli, tokenize_takes_a_line_for_a_case, .timeout = 120)
     static struct outcome o;
     char scratch[64];
 
-    set_places(scratch);
+    places_make(scratch);
     expect_true("printf 'the old town\\n\\nthe river' >$S/cases");
     expect_success(&o, 0, "tokenize $M --stdin <$S/cases 2>/dev/null >$S/plain");
     expect_success(&o, 2, "tokenize $M --stdin <$S/cases 2>/dev/null >$S/two");
@@ -229,8 +211,9 @@ Test(cli, tokenize_to_a_file_is_what_eval_reads_from_text, .timeout = 120)
     static struct outcome text, tokens;
     char scratch[64];
 
-    set_places(scratch);
-    expect_success(&tokens, 2, "tokenize $M --data $M/sample-eval.jsonl --out $S/tokens.safetensors");
+    places_make(scratch);
+    expect_success(&tokens, 2,
+                   "tokenize $M --data $M/sample-eval.jsonl --out $S/tokens.safetensors");
     expect_success(&text, 0,
                    "eval $M --data $M/sample-eval.jsonl --seqlen 128 --max-windows 4 2>/dev/null");
     expect_success(&tokens, 0,
@@ -246,14 +229,15 @@ Test(cli, synth_makes_a_model_that_eval_takes, .timeout = 300)
     double nll;
     json_t *result;
 
-    set_places(scratch);
+    places_make(scratch);
     expect_success(&o, 0, "synth $M/config.json $S/one --blocks 2 --seed 7");
     expect_success(&o, 3, "synth $M/config.json $S/three --blocks 2 --seed 7");
     expect_success(&o, 0, "synth $M/config.json $S/other --blocks 2 --seed 8");
     expect_true("diff -r $S/one $S/three");
     expect_true("! cmp -s $S/one/model.safetensors $S/other/model.safetensors");
     expect_true("grep -q '\"num_hidden_layers\": 2' $S/one/config.json");
-    expect_success(&o, 2, "eval $S/one --data $G/eval.safetensors --seqlen 128 --max-windows 4 2>/dev/null");
+    expect_success(
+        &o, 2, "eval $S/one --data $G/eval.safetensors --seqlen 128 --max-windows 4 2>/dev/null");
     result = parse(o.text);
     nll = json_number_value(json_object_get(result, "nll"));
     /* a model that knows nothing guesses among 4096 tokens */
@@ -273,8 +257,9 @@ static void check_bench(int ranks, const char *arguments, const char *const *pha
 
     expect_success(&o, ranks, arguments);
     report = parse(o.text);
-    cr_assert_eq(json_unpack(report, "{s:F, s:F, s:F, s:o, s:I}", "seconds", &seconds, "gemm_gflops",
-                             &single, "dgemm_gflops", &twice, "phases", &phases, "peak_bytes", &peak),
+    cr_assert_eq(json_unpack(report, "{s:F, s:F, s:F, s:o, s:I}", "seconds", &seconds,
+                             "gemm_gflops", &single, "dgemm_gflops", &twice, "phases", &phases,
+                             "peak_bytes", &peak),
                  0, "%s", o.text);
     cr_expect(seconds > 0.0 && single > 0.0 && twice > 0.0 && peak > 1 << 20, "%s", o.text);
     json_object_foreach(phases, name, phase)
@@ -302,10 +287,11 @@ Test(cli, bench_solve_reports_rates_and_phases, .timeout = 300)
 
     check_bench(0, "bench solve --d-in 256 --d-out 192 --pattern 4:8 --repeat 1 --json 2>/dev/null",
                 phases);
-    check_bench(2,
-                "bench solve --method sparsegpt --d-in 512 --d-out 512 --pattern 0.5 --repeat 2 --json "
-                "2>/dev/null",
-                phases);
+    check_bench(
+        2,
+        "bench solve --method sparsegpt --d-in 512 --d-out 512 --pattern 0.5 --repeat 2 --json "
+        "2>/dev/null",
+        phases);
 }
 
 Test(cli, bench_block_reports_rates_and_phases, .timeout = 300)
@@ -313,14 +299,16 @@ Test(cli, bench_block_reports_rates_and_phases, .timeout = 300)
     static const char *const phases[] = {"forward", "syrk", "factor", "sweep", NULL};
     char scratch[64];
 
-    set_places(scratch);
-    check_bench(2,
-                "bench block --config $M/config.json --tokens 1024 --seqlen 256 --pattern 2:4 --propagate "
-                "linear --repeat 1 --json 2>/dev/null",
-                phases);
-    check_bench(0,
-                "bench block --config $M/config.json --tokens 512 --seqlen 256 --pattern 4:8 --repeat 1 "
-                "--json 2>/dev/null",
-                phases);
+    places_make(scratch);
+    check_bench(
+        2,
+        "bench block --config $M/config.json --tokens 1024 --seqlen 256 --pattern 2:4 --propagate "
+        "linear --repeat 1 --json 2>/dev/null",
+        phases);
+    check_bench(
+        0,
+        "bench block --config $M/config.json --tokens 512 --seqlen 256 --pattern 4:8 --repeat 1 "
+        "--json 2>/dev/null",
+        phases);
     scratch_remove(scratch);
 }

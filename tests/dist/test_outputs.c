@@ -13,30 +13,7 @@ enum { SECONDS = 60 };
 
 #define MODEL MPRESS_DATA "/wikillama-5m"
 
-/* $S a scratch directory, $M a sound model, $G its token files, $C the usual command. */
-static void set_places(char scratch[64])
-{
-    scratch_make(scratch);
-    setenv("S", scratch, 1);
-    setenv("M", MODEL, 1);
-    setenv("G", MPRESS_DATA "/golden", 1);
-}
-
 #define CALIB " --calib $G/calib.safetensors --nsamples 3"
-
-static void expect_success(struct outcome *o, int ranks, const char *arguments)
-{
-    launch_within(o, SECONDS, ranks, PROGRAM, arguments);
-    cr_assert_eq(o->code, 0, "%s on %d ranks: exit code %d\n%s", arguments, ranks, o->code, o->text);
-}
-
-static void expect_true(const char *command)
-{
-    static struct outcome o;
-
-    run_shell(&o, command);
-    cr_assert_eq(o.code, 0, "%s: %s", command, o.text);
-}
 
 static json_t *read_report(const char *scratch, const char *out)
 {
@@ -55,11 +32,12 @@ Test(outputs, export_later_is_the_same_byte_for_byte, .timeout = 300)
     static struct outcome o;
     char scratch[64];
 
-    set_places(scratch);
+    places_make(scratch);
     expect_success(&o, 2, "compress $M $S/out --sparsity 2:4" CALIB);
     expect_success(&o, 3, "export $S/out $S/later");
     expect_true("diff -r $S/out/hf $S/later");
-    expect_true("cmp $M/tokenizer.json $S/later/tokenizer.json && cmp $M/config.json $S/later/config.json");
+    expect_true(
+        "cmp $M/tokenizer.json $S/later/tokenizer.json && cmp $M/config.json $S/later/config.json");
     expect_success(&o, 2, "compress $M $S/without --sparsity 2:4 --no-export" CALIB);
     expect_true("test ! -e $S/without/hf");
     expect_success(&o, 1, "export $S/without $S/last");
@@ -72,7 +50,7 @@ Test(outputs, windows_that_were_drawn_can_be_given_again, .timeout = 300)
     static struct outcome o;
     char scratch[64];
 
-    set_places(scratch);
+    places_make(scratch);
     expect_success(&o, 2,
                    "compress $M $S/drawn --sparsity 0.5 --calib $M/sample-calib.jsonl --nsamples 5 "
                    "--seqlen 96 --seed 3");
@@ -97,10 +75,10 @@ static void check_linear(const json_t *linear)
     const char *name;
     int known = 0;
 
-    cr_assert_eq(json_unpack((json_t *)linear, "{s:I, s:s, s:I, s:I, s:F, s:F, s:I, s:I, s:F}", "block",
-                             &block, "name", &name, "d_out", &d_out, "d_in", &d_in, "rel_error",
-                             &rel_error, "damping", &damping, "retries", &retries, "dead", &dead,
-                             "sparsity", &sparsity),
+    cr_assert_eq(json_unpack((json_t *)linear, "{s:I, s:s, s:I, s:I, s:F, s:F, s:I, s:I, s:F}",
+                             "block", &block, "name", &name, "d_out", &d_out, "d_in", &d_in,
+                             "rel_error", &rel_error, "damping", &damping, "retries", &retries,
+                             "dead", &dead, "sparsity", &sparsity),
                  0);
     for (int i = 0; i < 7; i++) known |= strcmp(name, names[i]) == 0;
     cr_expect(known && block >= 0 && block < 6, "%s of block %d", name, (int)block);
@@ -136,8 +114,8 @@ static void check_calibration(const json_t *report, const char *scratch)
 
 static void check_phases(json_t *phases)
 {
-    static const char *const expected[] = {"read", "embed", "forward", "syrk",   "factor",
-                                           "sweep", "write", "export", "eval"};
+    static const char *const expected[] = {"read",  "embed", "forward", "syrk", "factor",
+                                           "sweep", "write", "export",  "eval"};
     const char *name;
     json_t *phase;
 
@@ -145,13 +123,14 @@ static void check_phases(json_t *phases)
     {
         double min, mean, max;
 
-        cr_assert_eq(json_unpack(phase, "{s:F, s:F, s:F}", "min", &min, "mean", &mean, "max", &max), 0,
-                     "%s", name);
+        cr_assert_eq(json_unpack(phase, "{s:F, s:F, s:F}", "min", &min, "mean", &mean, "max", &max),
+                     0, "%s", name);
         cr_expect(0.0 <= min && min <= mean * (1 + 1e-12) && mean <= max * (1 + 1e-12), "%s", name);
     }
     for (size_t i = 0; i < sizeof expected / sizeof expected[0]; i++)
-        cr_expect_gt(json_number_value(json_object_get(json_object_get(phases, expected[i]), "max")), 0.0,
-                     "no time in %s", expected[i]);
+        cr_expect_gt(
+            json_number_value(json_object_get(json_object_get(phases, expected[i]), "max")), 0.0,
+            "no time in %s", expected[i]);
 }
 
 Test(outputs, the_report_has_every_key_with_its_type, .timeout = 300)
@@ -164,16 +143,19 @@ Test(outputs, the_report_has_every_key_with_its_type, .timeout = 300)
     json_t *report, *linears, *phases, *linear;
     size_t i;
 
-    set_places(scratch);
-    expect_success(&o, 2, "compress $M $S/out --sparsity 2:4 --eval $G/eval.safetensors --max-windows 4" CALIB);
+    places_make(scratch);
+    expect_success(
+        &o, 2,
+        "compress $M $S/out --sparsity 2:4 --eval $G/eval.safetensors --max-windows 4" CALIB);
     report = read_report(scratch, "out");
-    cr_assert_eq(json_unpack(report,
-                             "{s:I, s:{s:s, s:I, s:F}, s:{s:s, s:s}, s:{s:F, s:F}, s:o, s:o, s:I, s:I}",
-                             "format", &format, "options", "method", &method, "nsamples", &nsamples,
-                             "state-ratio", &ratio, "model", "path", &path, "identity", &identity,
-                             "perplexity", "before", &before, "after", &after, "linears", &linears,
-                             "phases", &phases, "bytes_moved", &moved, "peak_bytes", &peak),
-                 0);
+    cr_assert_eq(
+        json_unpack(report,
+                    "{s:I, s:{s:s, s:I, s:F}, s:{s:s, s:s}, s:{s:F, s:F}, s:o, s:o, s:I, s:I}",
+                    "format", &format, "options", "method", &method, "nsamples", &nsamples,
+                    "state-ratio", &ratio, "model", "path", &path, "identity", &identity,
+                    "perplexity", "before", &before, "after", &after, "linears", &linears, "phases",
+                    &phases, "bytes_moved", &moved, "peak_bytes", &peak),
+        0);
     cr_expect(format == 1 && nsamples == 3 && ratio == 1.0 && moved > 0 && peak > 1 << 20);
     cr_expect_str_eq(method, "sparsegpt");
     cr_expect_str_eq(path, MODEL);
@@ -185,13 +167,18 @@ Test(outputs, the_report_has_every_key_with_its_type, .timeout = 300)
     check_phases(phases);
     json_decref(report);
     /* what was evaluated is what was kept */
-    expect_success(&o, 1, "eval $S/out --data $G/eval.safetensors --seqlen 256 --max-windows 4 2>/dev/null");
+    expect_success(
+        &o, 1, "eval $S/out --data $G/eval.safetensors --seqlen 256 --max-windows 4 2>/dev/null");
     report = json_loads(o.text, 0, NULL);
-    cr_expect_float_eq(json_number_value(json_object_get(report, "perplexity")), after, 1e-6 * after);
+    cr_expect_float_eq(json_number_value(json_object_get(report, "perplexity")), after,
+                       1e-6 * after);
     json_decref(report);
-    expect_success(&o, 1, "eval $S/out/hf --data $G/eval.safetensors --seqlen 256 --max-windows 4 2>/dev/null");
+    expect_success(
+        &o, 1,
+        "eval $S/out/hf --data $G/eval.safetensors --seqlen 256 --max-windows 4 2>/dev/null");
     report = json_loads(o.text, 0, NULL);
-    cr_expect_float_eq(json_number_value(json_object_get(report, "perplexity")), after, 1e-6 * after);
+    cr_expect_float_eq(json_number_value(json_object_get(report, "perplexity")), after,
+                       1e-6 * after);
     json_decref(report);
     scratch_remove(scratch);
 }
@@ -206,8 +193,8 @@ static void check_event(const char *line, const char *expected, double *last)
     int rank;
 
     cr_assert_not_null(event, "%s in %s", error.text, line);
-    cr_assert_eq(json_unpack(event, "{s:F, s:i, s:s}", "t", &t, "rank", &rank, "event", &name), 0, "%s",
-                 line);
+    cr_assert_eq(json_unpack(event, "{s:F, s:i, s:s}", "t", &t, "rank", &rank, "event", &name), 0,
+                 "%s", line);
     cr_expect_str_eq(name, expected);
     cr_expect(rank == 0 && t >= *last, "%s", line);
     *last = t;
@@ -228,7 +215,7 @@ Test(outputs, every_line_of_the_log_is_an_event, .timeout = 300)
     int lines = 0;
     FILE *log;
 
-    set_places(scratch);
+    places_make(scratch);
     expect_success(&o, 2, "compress $M $S/out --method wanda --no-export" CALIB);
     for (int b = 1; b <= 6; b++) {
         snprintf(path, sizeof path, "mpress: block %d/6 in ", b);
@@ -295,7 +282,8 @@ static int compare_with_input(const char *scratch, int (*pruned)(const char *nam
 
         cr_assert_str_eq(new.info.name, old.info.name);
         cr_assert_eq(new.info.ndim, old.info.ndim);
-        cr_assert_arr_eq(new.info.shape, old.info.shape, (size_t)old.info.ndim * sizeof old.info.shape[0]);
+        cr_assert_arr_eq(new.info.shape, old.info.shape,
+                         (size_t)old.info.ndim * sizeof old.info.shape[0]);
         same = memcmp(new.bits, old.bits, (size_t)old.count * sizeof *old.bits) == 0;
         cr_assert_eq(same, !pruned(old.info.name), "%s is %s", old.info.name,
                      same ? "as it was" : "changed");
@@ -317,7 +305,8 @@ static int is_linear(const char *name)
 static int is_linear_of_blocks_2_and_3_but_q_and_up(const char *name)
 {
     return is_linear(name) &&
-           (strncmp(name, "model.layers.2.", 15) == 0 || strncmp(name, "model.layers.3.", 15) == 0) &&
+           (strncmp(name, "model.layers.2.", 15) == 0 ||
+            strncmp(name, "model.layers.3.", 15) == 0) &&
            strstr(name, "q_proj") == NULL && strstr(name, "up_proj") == NULL;
 }
 
@@ -328,7 +317,7 @@ Test(outputs, every_four_weights_of_a_linear_map_have_two_zeros, .timeout = 300)
     char scratch[64], arguments[256];
 
     for (int i = 0; i < 3; i++) {
-        set_places(scratch);
+        places_make(scratch);
         snprintf(arguments, sizeof arguments, "compress $M $S/out --sparsity 2:4 --method %s" CALIB,
                  methods[i]);
         expect_success(&o, 3, arguments);
@@ -343,7 +332,7 @@ Test(outputs, skip_and_blocks_leave_the_rest_dense, .timeout = 300)
     char scratch[64];
     json_t *report;
 
-    set_places(scratch);
+    places_make(scratch);
     expect_success(&o, 2,
                    "compress $M $S/out --sparsity 2:4 --blocks 2:4 --skip '(q|up)_proj$' "
                    "--propagate linear" CALIB);
@@ -355,7 +344,9 @@ Test(outputs, skip_and_blocks_leave_the_rest_dense, .timeout = 300)
 }
 
 /* Eight tokens cannot fill a Hessian of 256 channels: without damping it is singular. */
-#define SINGULAR "compress $M $S/out --calib $G/calib.safetensors --nsamples 1 --seqlen 8 --damp 0 --blocks 0:1"
+#define SINGULAR                                                                                   \
+    "compress $M $S/out --calib $G/calib.safetensors --nsamples 1 --seqlen 8 --damp 0 --blocks "   \
+    "0:1"
 
 Test(outputs, strict_turns_a_fallback_into_an_error, .timeout = 300)
 {
@@ -363,7 +354,7 @@ Test(outputs, strict_turns_a_fallback_into_an_error, .timeout = 300)
     char scratch[64];
     json_t *report, *first;
 
-    set_places(scratch);
+    places_make(scratch);
     for (int ranks = 0; ranks <= 4; ranks++) {
         launch_within(&o, SECONDS, ranks, PROGRAM, SINGULAR " --overwrite --strict");
         cr_assert_eq(o.code, 65, "%d ranks: exit code %d\n%s", ranks, o.code, o.text);
@@ -371,10 +362,12 @@ Test(outputs, strict_turns_a_fallback_into_an_error, .timeout = 300)
                       strstr(o.text, "not positive definite with damping 0") != NULL &&
                       strstr(o.text, "--strict") != NULL,
                   "%s", o.text);
-        expect_true("test ! -e $S/out/hf -a ! -e $S/out/report.json -a ! -e $S/out/blocks/00000.h5");
+        expect_true(
+            "test ! -e $S/out/hf -a ! -e $S/out/report.json -a ! -e $S/out/blocks/00000.h5");
     }
     expect_success(&o, 3, SINGULAR " --overwrite");
-    cr_expect_not_null(strstr(o.text, "mpress: warning: block 0, attn_in: damping raised"), "%s", o.text);
+    cr_expect_not_null(strstr(o.text, "mpress: warning: block 0, attn_in: damping raised"), "%s",
+                       o.text);
     report = read_report(scratch, "out");
     first = json_array_get(json_object_get(report, "linears"), 0);
     cr_expect_gt(json_integer_value(json_object_get(first, "retries")), 0);
@@ -389,7 +382,7 @@ Test(outputs, magnitude_needs_no_calibration, .timeout = 300)
     char scratch[64];
     json_t *report, *first;
 
-    set_places(scratch);
+    places_make(scratch);
     expect_success(&o, 3, "compress $M $S/out --method magnitude --sparsity 2:4");
     cr_expect_null(strstr(o.text, "nan"), "%s", o.text);
     cr_expect_eq(compare_with_input(scratch, is_linear), 6 * 7);
@@ -409,9 +402,10 @@ Test(outputs, overwrite_leaves_nothing_of_the_run_before, .timeout = 300)
     static struct outcome o;
     char scratch[64];
 
-    set_places(scratch);
+    places_make(scratch);
     expect_success(&o, 2, "compress $M $S/out --sparsity 2:4" CALIB);
-    expect_success(&o, 2, "compress $M $S/out --method magnitude --sparsity 0.3 --no-export --overwrite");
+    expect_success(&o, 2,
+                   "compress $M $S/out --method magnitude --sparsity 0.3 --no-export --overwrite");
     expect_success(&o, 2, "compress $M $S/fresh --method magnitude --sparsity 0.3 --no-export");
     expect_true("cd $S/out && find . | sort >$S/a && cd $S/fresh && find . | sort | diff $S/a -");
     expect_success(&o, 1, "export $S/out $S/a_hf");
@@ -426,7 +420,7 @@ Test(outputs, a_finished_run_can_be_compressed_again, .timeout = 300)
     static struct outcome o;
     char scratch[64];
 
-    set_places(scratch);
+    places_make(scratch);
     expect_success(&o, 2, "compress $M $S/first --sparsity 2:4" CALIB);
     expect_success(&o, 2, "compress $S/first $S/out --sparsity 2:4 --method magnitude");
     expect_true("cmp $S/first/hf/model.safetensors $S/out/hf/model.safetensors");

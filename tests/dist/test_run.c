@@ -92,7 +92,7 @@ ParameterizedTest(struct row *r, run, gives_the_reference_perplexity, .timeout =
     report = json_load_file(path, 0, NULL);
     cr_assert_not_null(report);
     perplexity = json_object_get(report, "perplexity");
-    cr_log_warn("%s: %.4f, reference %.4f", r->name, member(perplexity, "after"), expected);
+    fprintf(stderr, "%s: %.4f, reference %.4f\n", r->name, member(perplexity, "after"), expected);
     cr_expect(fabs(member(perplexity, "before") / dense - 1.0) < 0.001, "dense %.4f, expected %.4f",
               member(perplexity, "before"), dense);
     cr_expect(fabs(member(perplexity, "after") / expected - 1.0) < 0.01, "%s: %.4f, expected %.4f",

@@ -4,10 +4,11 @@
 
 TestSuite(tokenizer_files, .timeout = 120);
 
-/* Criterion itself tells of a skipped test only when it is verbose. */
+/* Criterion itself tells of a skipped test only when it is verbose; a warning of its own would count as
+ * a failure. */
 static void skip(const char *missing)
 {
-    cr_log_warn("skipped: %s is absent", missing);
+    fprintf(stderr, "skipped: %s is absent\n", missing);
     cr_skip_test("skipped: %s is absent", missing);
 }
 
