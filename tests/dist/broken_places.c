@@ -146,15 +146,17 @@ void a_run_with_a_cut_block(const char *scratch)
  * goes with the test however that ends. */
 static void mount_there(const char *scratch, unsigned long flags, const char *options)
 {
-    char path[512];
+    char path[512], why[256];
 
     snprintf(path, sizeof path, "%s/out", scratch);
     cr_assert_eq(mkdir(path, 0777), 0);
     if (unshare(CLONE_NEWNS) == 0 && mount("none", "/", NULL, MS_REC | MS_PRIVATE, NULL) == 0 &&
         mount("mpress-test", path, "tmpfs", flags, options) == 0)
         return;
+    snprintf(why, sizeof why, "skipped: mounting a file system failed: %s", strerror(errno));
     scratch_remove(scratch);
-    cr_skip_test("skipped: mounting a file system failed: %s", strerror(errno));
+    cr_log_warn("%s", why);
+    cr_skip_test("%s", why);
 }
 
 void read_only_place(const char *scratch)
