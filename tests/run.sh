@@ -23,4 +23,7 @@ cmake -S . -B build-sanitized -DMPRESS_WERROR=ON -DMPRESS_SANITIZE=ON -DCMAKE_BU
 cmake --build build-sanitized -j "$(nproc)"
 (cd build-sanitized && ctest --output-on-failure -L unit)
 
-cd build-tests && ctest --output-on-failure
+cd build-tests
+ctest --output-on-failure || failed=$?
+grep -h "^skipped: " Testing/Temporary/LastTest.log | sort | uniq -c || true
+exit "${failed:-0}"

@@ -74,7 +74,10 @@ ParameterizedTest(struct row *r, run, gives_the_reference_perplexity, .timeout =
     double expected, dense;
 
     snprintf(path, sizeof path, "%s/perplexity.json", r->golden);
-    if (access(path, R_OK) != 0) cr_skip_test("skipped: %s is not there", path);
+    if (access(path, R_OK) != 0) {
+        fprintf(stderr, "skipped: %s is not there\n", path);
+        cr_skip_test("skipped: %s is not there", path);
+    }
     reference = json_load_file(path, 0, NULL);
     cr_assert_not_null(reference);
     if (json_object_get(reference, r->name) == NULL) /* 4:8 does not fit stories260k */
