@@ -22,7 +22,9 @@ mp_status mp_order_parse(const char *text, mp_order *order);
 typedef struct mp_linear_result {
     int compressed; /* 0: left dense */
     double rel_error; /* tr(D H D^T) / tr(W H W^T); NaN where nothing was calibrated */
-    double sparsity;  /* share of exact zeros in the stored weight */
+    double sparsity;  /* share of exact zeros in the stored weight; 0 for factors */
+    int64_t rank;     /* of the factors, 0 where the weight is dense */
+    double kept;      /* share of the energy that the factors keep, before rounding; NaN for others */
     mp_outcome outcome;
     int64_t tokens; /* that its statistics counted */
 } mp_linear_result;
@@ -35,6 +37,10 @@ typedef struct mp_runner {
     mp_method_options options;
     mp_length_policy lengths;
     mp_order order;
+    const int64_t *ranks; /* [n_linears] of the block at hand, where the method factors; borrowed */
+    double **spectra;     /* [n_linears] of the block at hand, each [min(d_out, d_in)], falling: filled if
+                             not NULL; borrowed */
+    int spectra_only;     /* then the weights are left as they are */
     mp_hidden *hidden; /* NULL where nothing is calibrated; borrowed */
     mp_block *block;   /* owned */
     mp_forward *forward;

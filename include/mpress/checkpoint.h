@@ -10,6 +10,8 @@
  *   OUT/journal.jsonl     a block counts when it is named here
  *   OUT/calib.safetensors, OUT/log.jsonl, OUT/report.json, OUT/hf/   written by others
  *
+ * A factored linear map has A [d_out, rank] and B [rank, d_in] in place of its weight.
+ *
  * Tensor "a.b.weight" lies at /a.b/weight of its file; in model.h5 a tensor's Hugging Face name is
  * its path with dots for slashes: /model.layers.3/self_attn.q_proj/weight (/model.layers.3 is the
  * link).  Its dtype is also an attribute, "BF16".  Data sets are contiguous and row-major, so that
@@ -48,7 +50,8 @@ typedef struct mp_linear_record {
     const char *name;   /* "self_attn.q_proj" */
     const char *method; /* "sparsegpt", or "dense" where it was left alone */
     int64_t d_out, d_in, tokens, dead, retries;
-    double damping, rel_error, sparsity; /* NaN where it does not apply */
+    int64_t rank;                              /* of the factors; 0 where the weight is dense */
+    double damping, rel_error, sparsity, kept; /* NaN where it does not apply */
 } mp_linear_record;
 
 /* Starts a run in `dir`: creates it, copies the assets of `model_dir`, writes model.h5 and rest.h5
@@ -94,11 +97,12 @@ mp_status mp_checkpoint_open(const char *dir, mp_source **source);
 /* What a checkpoint says of itself, finished or not; ended by json_decref; not collective.
  *   {"format", "blocks": how many the model has, "done": [0, 1, ...], "finished", "run",
  *    "linears": [{"block", "name", "method", "d_out", "d_in", "tokens", "dead", "retries",
- *                 "damping", "rel_error", "sparsity"}]}; null where a number does not apply */
+ *                 "damping", "rel_error", "sparsity", "rank", "kept"}]}; null where a number does not apply */
 mp_status mp_checkpoint_describe(const char *dir, json_t **description);
 
 /* A model to read, whatever it is: a Hugging Face directory or a checkpoint.  `assets` is where its
- * config.json and tokenizer are; owned by the caller (mp_free).  Not collective. */
+ * config.json and tokenizer are; owned by the caller (mp_free).  A factored directory (export.h) has
+ * the names of a checkpoint, X.A and X.B.  Not collective. */
 mp_status mp_model_open(const char *path, mp_source **source, char **assets);
 
 /* Identity of a model as 8 hexadecimal digits: CRC-32C over config.json and over name, dtype, shape

@@ -14,6 +14,12 @@
     X(MP_PHASE_MERGE, "merge", "fp64")                                                             \
     X(MP_PHASE_COLLECT, "collect", "")                                                             \
     X(MP_PHASE_FACTOR, "factor", "fp64")                                                           \
+    X(MP_PHASE_GRAM, "gram", "fp64")                                                               \
+    X(MP_PHASE_REDUCE, "tridiagonal", "fp64")                                                      \
+    X(MP_PHASE_EIGEN, "eigen", "fp64")                                                             \
+    X(MP_PHASE_BACK, "back", "fp64")                                                               \
+    X(MP_PHASE_FACTORS, "factors", "fp64")                                                         \
+    X(MP_PHASE_WHITEN, "whiten", "fp64")                                                           \
     X(MP_PHASE_SWEEP, "sweep", "fp32")                                                             \
     X(MP_PHASE_ERROR, "error", "fp32")                                                             \
     X(MP_PHASE_PUBLISH, "publish", "")                                                             \

@@ -1,4 +1,4 @@
-/* Factorisations of distributed matrices: the only module that calls ScaLAPACK and BLACS.
+/* Factorisations of distributed square matrices: with drect.h the only door to ScaLAPACK and BLACS.
  * Floor 3: dist. */
 #ifndef MPRESS_DLINALG_H
 #define MPRESS_DLINALG_H

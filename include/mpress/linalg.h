@@ -41,6 +41,14 @@ mp_status mp_dupdate_column(int64_t m, int64_t n, int64_t k, const double *a, in
 /* In place inverse of an upper triangular A [n, n] with non-zero diagonal. */
 mp_status mp_dtrtri_upper(int64_t n, double *a, int64_t lda);
 
+/* Eigenvalues, rising, of the symmetric column-major A [n, n], lower triangle given, which is destroyed;
+ * columns [n - k, n) of `vectors` [n, n] belong to the k largest, the others hold nothing of use.
+ * Divide and conquer.  seconds[3] += reduction to tridiagonal form, its eigenproblem, back
+ * transformation.  Errors: MP_ERR_NUMERIC where it does not converge, MP_ERR_NOFIT.
+ * Memory: n^2 doubles more.  Cost: 4/3 n^3 flop, half of them bound by memory; 4/3 n^3 + 2 n^2 k more. */
+mp_status mp_dsyev_largest(int64_t n, double *a, int64_t k, double *values, double *vectors,
+                           double seconds[3]);
+
 /* What computes the single-precision products: "oneDNN 2.6.3", or "BLAS". */
 const char *mp_sgemm_description(void);
 

@@ -8,6 +8,7 @@
 #define MPRESS_METHOD_H
 
 #include "mpress/arch.h"
+#include "mpress/drect.h"
 #include "mpress/masks.h"
 #include "mpress/moment.h"
 
@@ -16,6 +17,11 @@ typedef struct mp_method_options {
     double damp;       /* added to the diagonal, as a share of its mean */
     int64_t blocksize; /* columns of a lazy update; also the tile of the second moments */
     int strict;        /* a fallback is an error */
+
+    double alpha;     /* ASVD: exponent of the scaling */
+    int scale_by_max; /* ASVD: by the largest |x| of a channel, not the mean */
+    int whiten;       /* ASVD+: by Cholesky factor and SVD, as the paper defines it */
+    int center;       /* ASVD+: linear maps with a bias on centred activations */
 } mp_method_options;
 
 /* What happened to a state; the same on all ranks once the pipeline has agreed on it. */
@@ -53,12 +59,37 @@ float *mp_problem_strip(const mp_problem *problem, float *array, int part, int64
 void mp_strip_from_rows(const float *rows, int64_t count, int64_t n, float *strip);
 void mp_strip_to_rows(const float *strip, int64_t count, int64_t n, float *rows);
 
-enum { MP_NEED_MOMENT = 1 };
+/* One linear map to be factored, W' = A B, and what came of it, on the grid of the state's moment. */
+typedef struct mp_factors {
+    const char *name;
+    int64_t d_out, d_in;
+    int64_t rank;        /* in: 1 .. min(d_out, d_in) */
+    const float *weight; /* in: [d_out, d_in], dense, seen by every rank of the grid; borrowed */
+    int centered;        /* in: the map has a bias, and the activations are to be centred */
+
+    mp_drect *a, *b;  /* out: [d_out, rank] and [rank, order], whose column r is channel order - 1 - r (as in
+                         the moment, its padding first); column i of A belongs to row i of B */
+    int rising;       /* out: the pair that keeps most energy is the last one, not the first */
+    double *spectrum; /* out: [values] rising: what each pair can keep; their sum is all there is */
+    int64_t values;   /* min(d_out, order) */
+} mp_factors;
+
+void mp_factors_free(mp_factors *factors);
+
+/* Seconds this process has spent so far in low-rank factorisations, by what it did, and flop. */
+typedef struct mp_lowrank_times {
+    double gram, reduce, solve, back, factors, whiten;
+    double gram_flop, reduce_flop, back_flop, factors_flop;
+} mp_lowrank_times;
+mp_lowrank_times mp_lowrank_clock(void);
+
+enum { MP_NEED_MOMENT = 1, MP_NEED_CHANNELS = 2 };
 
 typedef struct mp_method {
     const char *name;   /* as typed: "sparsegpt" */
     const char *words;  /* for the help, a few words */
     const char *source; /* the paper whose algorithm the file follows */
+    const char *order;  /* of propagation, where the user names none */
     unsigned needs;
     double factor_flop, sweep_flop; /* for the clock: times n^3 (prepare), times n^2 per row (compress) */
 
@@ -70,10 +101,23 @@ typedef struct mp_method {
     mp_status (*prepare)(const mp_method_options *options, mp_moment *moment, mp_outcome *outcome);
 
     /* Replaces the weights.  Collective over problem->comm; rows are independent but for what the
-     * method asks of all ranks. */
+     * method asks of all ranks.  NULL where the method factors instead. */
     mp_status (*compress)(const mp_method_options *options, const mp_outcome *outcome,
                           mp_problem *problem);
+
+    /* Factors the linear maps of a state in place of `prepare` and `compress`.  Collective over the grid
+     * of the moment, whose lower triangle may be overwritten. */
+    mp_status (*factorise)(const mp_method_options *options, mp_moment *moment, mp_factors *factors,
+                           int count, mp_outcome *outcome);
 } mp_method;
+
+/* A `prepare`: H + damp mean(diag H) I = L L^T in the lower triangle, a dead channel's diagonal set to
+ * one.  Where that is not positive definite, once more with ten times the damping, up to the mean
+ * itself; with `strict` not at all.  Errors: MP_ERR_NUMERIC. */
+mp_status mp_factor_damped(const mp_method_options *options, mp_moment *moment, mp_outcome *outcome);
+
+/* What a damping of `share` adds to each element of the diagonal.  Local. */
+mp_status mp_damping_amount(const mp_moment *moment, double share, double *amount);
 
 /* What is said on the command line of damp and blocksize can be: MP_ERR_ARG naming the option. */
 mp_status mp_method_options_check(const mp_method_options *options);
@@ -85,6 +129,7 @@ const mp_method *mp_method_find(const char *name);
 const mp_method *mp_method_at(int index);
 
 extern const mp_method mp_method_sparsegpt, mp_method_wanda, mp_method_magnitude;
+extern const mp_method mp_method_asvd_plus, mp_method_asvd;
 
 /* tr(X H X^T) of each part, H undamped, X an array of the problem's shape (the dense weights, or what
  * was taken off them).  The same on all ranks, whatever their number.  Collective.  Uses the upper

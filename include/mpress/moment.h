@@ -11,6 +11,7 @@
 #ifndef MPRESS_MOMENT_H
 #define MPRESS_MOMENT_H
 
+#include "mpress/channels.h"
 #include "mpress/dmat.h"
 
 typedef struct mp_moment {
@@ -22,6 +23,7 @@ typedef struct mp_moment {
     int64_t tokens;      /* counted on this rank so far; of all ranks after mp_moment_finish */
     int64_t bad_token;   /* the first non-finite activation seen here: token and channel, -1 if none */
     int64_t bad_channel;
+    mp_channels *channels; /* sums of the same tokens, NULL unless asked for; owned */
 } mp_moment;
 
 /* Buffers that moments share: one sequence's states, and panels of one sequence's product. */
@@ -35,6 +37,9 @@ void mp_moment_scratch_free(mp_moment_scratch *scratch);
 
 /* A zero moment over tiles of `tile`, spread over all ranks.  Collective. */
 mp_status mp_moment_create(const mp_comm *comm, int64_t n, int64_t tile, mp_moment **moment);
+
+/* From now on the sums of the channels are kept, too.  Collective; agreed. */
+mp_status mp_moment_track_channels(mp_moment *moment);
 void mp_moment_free(mp_moment *moment);
 
 /* One round: ranks 0 .. active - 1 add one sequence each, in the order of the ranks.

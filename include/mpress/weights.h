@@ -22,7 +22,8 @@ typedef struct mp_block {
 mp_status mp_block_create(const mp_comm *comm, const mp_arch *arch, mp_block **block);
 void mp_block_free(mp_block *block);
 
-/* Every tensor that the architecture names is there with its shape and a dtype of F32, F16 or BF16:
+/* Every tensor that the architecture names is there with its shape and a dtype of F32, F16 or BF16 (for
+ * a linear map's weight, a pair of factors may stand: <name>.A [d_out, rank] and <name>.B [rank, d_in]):
  * checked for all blocks, embedding, norm and head before anything is computed.  A tensor that the
  * architecture does not name is refused, too: nobody would read it.  Allowed are the head of a tied
  * model (the embedding is used) and stored rotary frequencies.  Not collective.

@@ -120,8 +120,14 @@ void mp_moment_free(mp_moment *moment)
 {
     if (moment == NULL) return;
     mp_dmat_free(moment->matrix);
+    mp_channels_free(moment->channels);
     mp_free(moment->diagonal);
     mp_free(moment);
+}
+
+mp_status mp_moment_track_channels(mp_moment *moment)
+{
+    return mp_comm_agree(moment->comm, mp_channels_create(moment->n, &moment->channels));
 }
 
 /* sqrt(w_t) x_t for the tokens that count, channels reversed behind their padding; returns how many. */
@@ -271,6 +277,7 @@ mp_status mp_moment_add(mp_moment *m, mp_moment_scratch *s, int active, const fl
         remember_bad(m, x, n_tokens);
         rows = weigh(m, x, n_tokens, weights, s->x);
         m->tokens += rows;
+        if (m->channels != NULL) mp_channels_add(m->channels, x, n_tokens, weights);
     }
     for (int64_t begin = 0; begin < d->tiles; begin = end) {
         double start = mp_seconds(), between;
@@ -302,6 +309,7 @@ mp_status mp_moment_finish(mp_moment *m, mp_grid grid)
 
     MP_TRY(mp_comm_agree(m->comm, check_finite(m)));
     MP_TRY(mp_comm_sum_int(m->comm, &m->tokens, 1));
+    if (m->channels != NULL) MP_TRY(mp_channels_finish(m->comm, m->channels));
     MP_TRY(mp_dmat_move(&m->matrix, grid, &moved));
     m->matrix = moved;
     MP_TRY(mp_dmat_get_diagonal(m->matrix, m->diagonal));

@@ -142,9 +142,11 @@ static mp_status put_record(hid_t file, const char *path, const mp_linear_record
     MP_GO(mp_h5_put_int(group, path, "tokens", record->tokens));
     MP_GO(mp_h5_put_int(group, path, "dead", record->dead));
     MP_GO(mp_h5_put_int(group, path, "retries", record->retries));
+    MP_GO(mp_h5_put_int(group, path, "rank", record->rank));
     MP_GO(put_real_if_known(group, path, "damping", record->damping));
     MP_GO(put_real_if_known(group, path, "rel_error", record->rel_error));
     MP_GO(put_real_if_known(group, path, "sparsity", record->sparsity));
+    MP_GO(put_real_if_known(group, path, "kept", record->kept));
 out:
     H5Gclose(group);
     return st;

@@ -16,8 +16,8 @@ static mp_status no_memory(const char *path)
 /* Copies integer and real attributes of a group into `record`, the real ones if they are there. */
 static mp_status read_numbers(hid_t group, const char *path, json_t *record)
 {
-    static const char *const integers[] = {"d_out", "d_in", "tokens", "dead", "retries"};
-    static const char *const reals[] = {"damping", "rel_error", "sparsity"};
+    static const char *const integers[] = {"d_out", "d_in", "tokens", "dead", "retries", "rank"};
+    static const char *const reals[] = {"damping", "rel_error", "sparsity", "kept"};
     int failed = 0;
 
     for (size_t i = 0; i < sizeof integers / sizeof integers[0]; i++) {

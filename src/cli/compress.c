@@ -1,9 +1,11 @@
 #include "commands.h"
 
 #include "mpress/driver.h"
+#include "mpress/method.h"
 #include "startup.h"
 
 #include <stddef.h>
+#include <string.h>
 
 #define AT(field) offsetof(mp_job, field)
 
@@ -11,10 +13,10 @@ static const mp_option rows[] = {
     {"MODEL", NULL, "Hugging Face directory (or a finished OUT)", NULL, MP_OPT_STRING, AT(model),
      MP_OPT_IDENTITY},
     {"OUT", NULL, "directory of the checkpoint to make", NULL, MP_OPT_STRING, AT(out), 0},
-    {"--method", "NAME", "sparsegpt, wanda or magnitude", "sparsegpt", MP_OPT_STRING, AT(method),
-     MP_OPT_IDENTITY},
-    {"--sparsity", "S", "share to remove, 0.5, or N of every M, 2:4", "0.5", MP_OPT_STRING,
-     AT(sparsity), MP_OPT_IDENTITY},
+    {"--method", "NAME", "sparsegpt, wanda, magnitude; low rank: asvd+, asvd", "sparsegpt",
+     MP_OPT_STRING, AT(method), MP_OPT_IDENTITY},
+    {"--sparsity", "S", "pruning: share to remove, 0.5 (where nothing is said), or N of every M, 2:4",
+     NULL, MP_OPT_STRING, AT(sparsity), MP_OPT_IDENTITY},
     {"--calib", "FILE", "calibration data: .txt, .jsonl (key text) or .safetensors (tensor tokens)",
      NULL, MP_OPT_STRING, AT(calib), MP_OPT_IDENTITY},
     {"--nsamples", "N", "windows; 0: all of a token file, 128 of a text", "0", MP_OPT_INT,
@@ -26,8 +28,22 @@ static const mp_option rows[] = {
      "auto", MP_OPT_STRING, AT(bos), MP_OPT_IDENTITY},
     {"--state-ratio", "R", "normalised states count the first R of each window (state-aware length)",
      "1.0", MP_OPT_DOUBLE, AT(state_ratio), MP_OPT_IDENTITY},
-    {"--propagate", "ORDER", "block, linear (true sequential) or dense", "block", MP_OPT_STRING,
-     AT(propagate), MP_OPT_IDENTITY},
+    {"--ratio", "R", "low rank: stored parameters as a share of the dense ones", "0.8", MP_OPT_DOUBLE,
+     AT(ratio), MP_OPT_IDENTITY},
+    {"--rank-policy", "P", "uniform, spectrum or sensitivity (search by perplexity)", "uniform",
+     MP_OPT_STRING, AT(rank_policy), MP_OPT_IDENTITY},
+    {"--max-search-flop", "F", "refuse a sensitivity search that costs more", "1e17", MP_OPT_DOUBLE,
+     AT(max_search_flop), 0},
+    {"--alpha", "A", "asvd: exponent of the scaling by activations", "0.5", MP_OPT_DOUBLE, AT(alpha),
+     MP_OPT_IDENTITY},
+    {"--asvd-scale", "S", "asvd: abs_mean or abs_max of each channel", "abs_mean", MP_OPT_STRING,
+     AT(asvd_scale), MP_OPT_IDENTITY},
+    {"--svd", "ROAD", "asvd+: gram (fast), or cholesky (the paper's definition)", "gram", MP_OPT_STRING,
+     AT(svd), MP_OPT_IDENTITY},
+    {"--center", NULL, "asvd+: centre the activations of linear maps that have a bias", NULL, MP_OPT_FLAG,
+     AT(center), MP_OPT_IDENTITY},
+    {"--propagate", "ORDER", "block, linear (true sequential), dense; auto: dense for low rank, else block",
+     "auto", MP_OPT_STRING, AT(propagate), MP_OPT_IDENTITY},
     {"--damp", "D", "damping, as a share of the Hessian's mean diagonal", "0.01", MP_OPT_DOUBLE,
      AT(damp), MP_OPT_IDENTITY},
     {"--blocksize", "B", "columns of a lazy update, and tile of the Hessians", "128", MP_OPT_INT,
@@ -51,7 +67,7 @@ static const mp_option rows[] = {
 };
 
 static const mp_command_line line = {
-    "compress", "prune a model: from a Hugging Face directory to a checkpoint that loads again", rows};
+    "compress", "prune or factor a model: from a Hugging Face directory to a checkpoint that loads again", rows};
 
 /* The effective options by name, without dashes, in their own types. */
 static json_t *options_json(const mp_job *job)
@@ -85,12 +101,29 @@ static json_t *options_json(const mp_job *job)
     return all;
 }
 
+/* What follows from the method where the user said nothing: the record says what was done. */
+static mp_status complete(mp_job *job)
+{
+    const mp_method *method = mp_method_find(job->method);
+
+    if (method == NULL) return MP_OK; /* the driver tells which ones there are */
+    if (strcmp(job->propagate, "auto") == 0) job->propagate = method->order;
+    if (method->factorise == NULL) {
+        if (job->sparsity == NULL) job->sparsity = "0.5";
+    } else if (job->sparsity != NULL) {
+        return mp_fail(MP_ERR_ARG, "--sparsity %s: method %s does not prune, expected --ratio", job->sparsity,
+                       job->method);
+    }
+    return MP_OK;
+}
+
 static mp_status run(const mp_comm *comm, int argc, char **argv)
 {
     mp_job job;
     mp_status st;
 
     MP_TRY(command_parse(&command_compress, argc, argv, &job));
+    MP_TRY(complete(&job));
     startup_banner(comm);
     job.options = options_json(&job);
     st = mp_compress(comm, &job);

@@ -32,9 +32,7 @@ mp_status mp_dist_open_members(mp_dmat *m)
     return st;
 }
 
-/* The BLACS context of a grid, whose ranks alone take part.  Collective over the grid; does nothing
- * from the second call on. */
-static mp_status open_context(mp_dmat *m)
+mp_status mp_dist_open_context(mp_dmat *m)
 {
     int map[4096]; /* column-major, as BLACS reads it; ranks of `members` */
 
@@ -136,7 +134,7 @@ mp_status mp_dmat_mirror(mp_dmat *matrix, mp_half from)
         mirror_local(matrix, from);
         return MP_OK;
     }
-    MP_TRY(open_context(matrix));
+    MP_TRY(mp_dist_open_context(matrix));
     mirror_grid(matrix, from);
     return MP_OK;
 }
@@ -152,7 +150,7 @@ mp_status mp_dmat_cholesky(mp_dmat *matrix, int64_t *failed_at)
         return mp_dist_cholesky_exact(matrix, failed_at);
     if (matrix->grid.rows * matrix->grid.cols == 1)
         return mp_dpotrf(matrix->order, matrix->data, matrix->local_rows, failed_at);
-    MP_TRY(open_context(matrix));
+    MP_TRY(mp_dist_open_context(matrix));
     describe(matrix, descriptor);
     pdpotrf_("L", &order, matrix->data, &one, &one, descriptor, &info);
     if (info < 0) return mp_fail(MP_ERR_INTERNAL, "pdpotrf: argument %d is not valid", -info);

@@ -181,6 +181,7 @@ const mp_method mp_method_wanda = {
     .words = "pruning by |weight| x norm of its input channel, row by row",
     .source = "Sun et al., \"A Simple and Effective Pruning Approach for Large Language Models\", "
               "arXiv:2306.11695",
+    .order = "block",
     .needs = MP_NEED_MOMENT,
     .fits = fits,
     .prepare = count_dead,
@@ -191,6 +192,7 @@ const mp_method mp_method_magnitude = {
     .name = "magnitude",
     .words = "pruning by |weight|, matrix by matrix; needs no calibration",
     .source = "the baseline of both papers above",
+    .order = "block",
     .needs = 0,
     .fits = fits,
     .prepare = NULL,

@@ -10,7 +10,6 @@
  * U[before, B] = -U[before, before] R[before, B] U_BB. */
 #include "mpress/method.h"
 
-#include "mpress/dlinalg.h"
 #include "mpress/linalg.h"
 #include "mpress/memory.h"
 #include "mpress/simd.h"
@@ -21,62 +20,6 @@
 static mp_status fits(const mp_method_options *options, const char *name, int64_t d_in)
 {
     return mp_pattern_fits(&options->pattern, name, d_in, options->blocksize);
-}
-
-/* A channel that was never excited gets a one (paper's code); padding stays what it is. */
-static double mend_diagonal(const mp_moment *m, double *diagonal, int64_t *dead)
-{
-    double sum = 0.0;
-
-    *dead = 0;
-    memcpy(diagonal, m->diagonal, (size_t)m->order * sizeof *diagonal);
-    for (int64_t r = m->order - m->n; r < m->order; r++) {
-        if (diagonal[r] == 0.0) {
-            diagonal[r] = 1.0;
-            ++*dead;
-        }
-        sum += diagonal[r];
-    }
-    return sum / (double)m->n;
-}
-
-/* H + damp mean(diag H) I = L L^T; where that is not positive definite, once more with ten times the
- * damping, up to the mean itself.  The upper triangle still holds H. */
-static mp_status prepare(const mp_method_options *options, mp_moment *m, mp_outcome *outcome)
-{
-    enum { MOST_RETRIES = 12 };
-    double *mended = NULL, *damped = NULL, mean;
-    int64_t failed_at = 1;
-    mp_status st = MP_OK;
-
-    MP_GO(MP_NEW_RAW(mended, m->order, "a diagonal"));
-    MP_GO(MP_NEW_RAW(damped, m->order, "a damped diagonal"));
-    mean = mend_diagonal(m, mended, &outcome->dead);
-    outcome->damping = options->damp;
-    outcome->retries = 0;
-    if (m->matrix->my_row < 0) goto out;
-    for (;;) {
-        for (int64_t r = 0; r < m->order; r++)
-            damped[r] = mended[r] + (r < m->order - m->n ? 0.0 : outcome->damping * mean);
-        mp_dmat_set_diagonal(m->matrix, damped);
-        MP_GO(mp_dmat_cholesky(m->matrix, &failed_at));
-        if (failed_at == 0) break;
-        if (options->strict || outcome->damping >= 1.0 || outcome->retries == MOST_RETRIES) {
-            st = mp_fail(MP_ERR_NUMERIC,
-                         "the Hessian is not positive definite with damping %g (leading minor %lld "
-                         "of %lld)%s",
-                         outcome->damping, (long long)failed_at, (long long)m->order,
-                         options->strict ? "; --strict allows no second try" : "");
-            goto out;
-        }
-        outcome->retries++;
-        outcome->damping = outcome->damping > 0.0 ? fmin(10.0 * outcome->damping, 1.0) : 1e-8;
-        MP_GO(mp_dmat_mirror(m->matrix, MP_UPPER_HALF));
-    }
-out:
-    mp_free(mended);
-    mp_free(damped);
-    return st;
 }
 
 /* What the sweep over one block of columns works with. */
@@ -333,17 +276,6 @@ static mp_status sweep_block(sweep *s)
     return pass(s, 1);
 }
 
-static mp_status damping_of(const mp_moment *m, double share, double *damped)
-{
-    double *mended = NULL;
-    int64_t dead;
-
-    MP_TRY(MP_NEW_RAW(mended, m->order, "a diagonal"));
-    *damped = share * mend_diagonal(m, mended, &dead);
-    mp_free(mended);
-    return MP_OK;
-}
-
 static mp_status compress(const mp_method_options *options, const mp_outcome *outcome, mp_problem *p)
 {
     const mp_dmat *factor = p->moment->matrix;
@@ -352,7 +284,7 @@ static mp_status compress(const mp_method_options *options, const mp_outcome *ou
     mp_status st;
 
     st = mp_comm_agree(p->comm, sweep_open(&s, options, p));
-    if (st == MP_OK) st = damping_of(p->moment, outcome->damping, &s.damped);
+    if (st == MP_OK) st = mp_damping_amount(p->moment, outcome->damping, &s.damped);
     p->loss_is_known = 1;
     if (st == MP_OK) st = mp_stream_create(factor, MP_LOWER_HALF, factor->tiles - 1, -1, &stream);
     for (int64_t begin = 0; begin < p->order && st == MP_OK; begin += s.nb) {
@@ -374,10 +306,11 @@ const mp_method mp_method_sparsegpt = {
     .name = "sparsegpt",
     .words = "one-shot pruning with second-order updates of the weights that stay",
     .source = "Frantar & Alistarh, arXiv:2301.00774",
+    .order = "block",
     .needs = MP_NEED_MOMENT,
     .factor_flop = 1.0 / 3.0,
     .sweep_flop = 1.0,
     .fits = fits,
-    .prepare = prepare,
+    .prepare = mp_factor_damped,
     .compress = compress,
 };

@@ -60,11 +60,11 @@ static part_list list_parts(const mp_arch *arch)
     return list;
 }
 
-static void part_name(int64_t block, const part *p, char name[256])
+static void tensor_name(int64_t block, const char *of, const char *ending, char name[256])
 {
     char suffix[128];
 
-    snprintf(suffix, sizeof suffix, "%s%s", p->name, p->ending);
+    snprintf(suffix, sizeof suffix, "%s%s", of, ending);
     mp_arch_tensor_name(block, suffix, name);
 }
 
@@ -104,6 +104,47 @@ static mp_status find_tensor(const mp_source *source, const char *name, int64_t 
     return MP_OK;
 }
 
+/* What is stored for a part: one tensor, or the two factors of a weight. */
+typedef struct stored {
+    int64_t index[2]; /* index[1] is B's where rank > 0 */
+    int64_t rank;
+} stored;
+
+/* A [d_out, rank] and B [rank, d_in] in place of a weight; dense they would take at least as much. */
+static mp_status find_factors(const mp_source *source, int64_t block, const part *p, int64_t a,
+                              stored *found)
+{
+    const mp_tensor_info *info = source->at(source->self, a);
+    int64_t rank = info->ndim == 2 ? info->shape[1] : 0;
+    char name[256], text[256];
+
+    if (rank < 1 || rank > p->rows * p->columns / (p->rows + p->columns))
+        return mp_fail(MP_ERR_FORMAT,
+                       "%s: tensor \"%s\" has shape %s, expected [%lld, rank] with a rank of 1 to %lld",
+                       source->path, info->name, shape_text(info->shape, info->ndim, text),
+                       (long long)p->rows, (long long)(p->rows * p->columns / (p->rows + p->columns)));
+    found->rank = rank;
+    MP_TRY(find_tensor(source, info->name, p->rows, rank, &found->index[0]));
+    tensor_name(block, p->name, ".B", name);
+    MP_TRY(find_tensor(source, name, rank, p->columns, &found->index[1]));
+    if (source->at(source->self, found->index[1])->dtype == info->dtype) return MP_OK;
+    return mp_fail(MP_ERR_FORMAT, "%s: tensor \"%s\" has not the dtype of \"%s\", %s", source->path, name,
+                   info->name, mp_dtype_name(info->dtype));
+}
+
+static mp_status find_part(const mp_source *source, int64_t block, const part *p, stored *found)
+{
+    char name[256], factor[256];
+    int64_t a = -1;
+
+    found->rank = 0;
+    tensor_name(block, p->name, p->ending, name);
+    tensor_name(block, p->name, ".A", factor);
+    if (p->kind == WEIGHT && mp_source_find(source, name) < 0) a = mp_source_find(source, factor);
+    if (a >= 0) return find_factors(source, block, p, a, found);
+    return find_tensor(source, name, p->rows, p->columns, &found->index[0]);
+}
+
 /* Whether the architecture has a tensor of this name.  Old exports of Llama also stored the rotary
  * frequencies, which follow from config.json; a tied head may be stored, and is not read. */
 static int is_known(const mp_arch *arch, const part_list *list, const char *name)
@@ -121,11 +162,12 @@ static int is_known(const mp_arch *arch, const part_list *list, const char *name
     block = strtoll(name + sizeof prefix - 1, &rest, 10);
     if (block < 0 || block >= arch->n_blocks || *rest != '.') return 0;
     for (int i = 0; i < list->count; i++) {
-        size_t head = strlen(list->parts[i].name);
+        const part *p = &list->parts[i];
+        const char *ending = rest + 1 + strlen(p->name);
 
-        if (strncmp(rest + 1, list->parts[i].name, head) == 0 &&
-            strcmp(rest + 1 + head, list->parts[i].ending) == 0)
-            return 1;
+        if (strncmp(rest + 1, p->name, strlen(p->name)) != 0) continue;
+        if (strcmp(ending, p->ending) == 0) return 1;
+        if (p->kind == WEIGHT && (strcmp(ending, ".A") == 0 || strcmp(ending, ".B") == 0)) return 1;
     }
     return 0;
 }
@@ -133,7 +175,7 @@ static int is_known(const mp_arch *arch, const part_list *list, const char *name
 mp_status mp_weights_check(const mp_arch *arch, const mp_source *source)
 {
     const part_list list = list_parts(arch);
-    char name[256];
+    stored found;
     int64_t index;
 
     MP_TRY(find_tensor(source, MP_EMBED_NAME, arch->vocabulary, arch->d_model, &index));
@@ -141,10 +183,8 @@ mp_status mp_weights_check(const mp_arch *arch, const mp_source *source)
     if (!arch->tied_head)
         MP_TRY(find_tensor(source, MP_HEAD_NAME, arch->vocabulary, arch->d_model, &index));
     for (int64_t block = 0; block < arch->n_blocks; block++)
-        for (int i = 0; i < list.count; i++) {
-            part_name(block, &list.parts[i], name);
-            MP_TRY(find_tensor(source, name, list.parts[i].rows, list.parts[i].columns, &index));
-        }
+        for (int i = 0; i < list.count; i++)
+            MP_TRY(find_part(source, block, &list.parts[i], &found));
     for (index = 0; index < source->count; index++)
         if (!is_known(arch, &list, source->at(source->self, index)->name))
             return mp_fail(MP_ERR_FORMAT, "%s: tensor \"%s\" is not one of a \"%s\" of %lld blocks",
@@ -300,18 +340,16 @@ void mp_block_free(mp_block *block)
     mp_free(block);
 }
 
-/* This rank's share of the rows of one tensor. */
-static mp_status load_part(const mp_comm *comm, const mp_source *source, int64_t index,
-                           const part *p, float *base)
+/* This rank's share of the rows of one tensor, to their place in `rows`. */
+static mp_status load_tensor(const mp_comm *comm, const mp_source *source, int64_t index, float *rows)
 {
     reader r = {.buffer = NULL};
     int64_t begin, end;
     mp_status st;
 
-    mp_share(p->rows, 1, comm->node_rank, comm->node_size, &begin, &end);
-    if (begin == end) return MP_OK;
     MP_GO(reader_open(source, index, &r));
-    st = reader_rows(&r, begin, end - begin, base + p->offset + begin * r.columns);
+    mp_share(r.rows, 1, comm->node_rank, comm->node_size, &begin, &end);
+    if (begin < end) st = reader_rows(&r, begin, end - begin, rows + begin * r.columns);
 out:
     mp_free(r.buffer);
     return st;
@@ -331,13 +369,16 @@ static mp_status load_share(mp_block *block, const mp_comm *comm, const mp_sourc
 
     for (int i = 0; i < list.count; i++) {
         const part *p = &list.parts[i];
-        char name[256];
-        int64_t index;
+        float *to = (float *)block->memory->base + p->offset;
+        stored found;
 
-        part_name(number, p, name);
-        MP_TRY(find_tensor(source, name, p->rows, p->columns, &index));
-        *stored_dtype(block, p) = source->at(source->self, index)->dtype;
-        MP_TRY(load_part(comm, source, index, p, block->memory->base));
+        MP_TRY(find_part(source, number, p, &found));
+        *stored_dtype(block, p) = source->at(source->self, found.index[0])->dtype;
+        MP_TRY(load_tensor(comm, source, found.index[0], to));
+        if (p->kind != WEIGHT) continue;
+        block->linears[p->of].rank = block->linears[p->of].a_stride = found.rank;
+        if (found.rank > 0)
+            MP_TRY(load_tensor(comm, source, found.index[1], mp_linear_b(&block->linears[p->of])));
     }
     return MP_OK;
 }
@@ -367,11 +408,10 @@ void mp_block_prefetch(const mp_arch *arch, const mp_comm *comm, const mp_source
 
     if (index < 0 || index >= arch->n_blocks || source->prefetch == NULL) return;
     for (int i = comm->node_rank; i < list.count; i += comm->node_size) {
-        char name[256];
-        int64_t found;
+        stored found;
 
-        part_name(index, &list.parts[i], name);
-        found = mp_source_find(source, name);
-        if (found >= 0) source->prefetch(source->self, found);
+        if (find_part(source, index, &list.parts[i], &found) != MP_OK) continue;
+        source->prefetch(source->self, found.index[0]);
+        if (found.rank > 0) source->prefetch(source->self, found.index[1]);
     }
 }

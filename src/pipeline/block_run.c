@@ -3,6 +3,7 @@
 #include "mpress/log.h"
 #include "mpress/memory.h"
 #include "mpress/plan.h"
+#include "solve.h"
 
 #include <math.h>
 #include <string.h>
@@ -121,14 +122,31 @@ static void warn_of_outcome(const mp_runner *run, int state, const mp_outcome *o
                block, name, (long long)o->dead, (long long)run->arch->states[state].width);
 }
 
+/* One state on its grid, by this rank of it. */
+static mp_status prepare_state(mp_runner *run, int state, mp_moment *moment, const int *skip,
+                               mp_factors *factors, mp_outcome *outcome)
+{
+    const mp_grid *grid = &moment->matrix->grid;
+    double mark = mp_seconds(), n = (double)moment->n;
+    mp_status st;
+
+    if (run->method->factorise != NULL)
+        return name_state(run, state, lowrank_factorise(run, state, moment, skip, factors, outcome));
+    if (run->method->prepare == NULL) return MP_OK;
+    st = name_state(run, state, run->method->prepare(&run->options, moment, outcome));
+    mp_clock_lap(&run->clock, MP_PHASE_FACTOR,
+                 run->method->factor_flop * n * n * n / (grid->rows * grid->cols), &mark);
+    return st;
+}
+
 /* Finishes and factorises the moments of states [first, end), side by side where their grids are
  * disjoint: a rank passes over the states whose grid it is not in. */
-static mp_status prepare_states(mp_runner *run, int first, int end, mp_moment **moments,
-                                mp_outcome *outcomes)
+static mp_status prepare_states(mp_runner *run, int first, int end, mp_moment **moments, const int *skip,
+                                mp_factors *factors, mp_outcome *outcomes)
 {
     int64_t widths[MP_MAX_STATES];
     mp_grid grids[MP_MAX_STATES];
-    double mark = mp_seconds(), n;
+    double mark = mp_seconds();
     mp_status st = MP_OK;
     int count = 0, which[MP_MAX_STATES];
 
@@ -145,14 +163,11 @@ static mp_status prepare_states(mp_runner *run, int first, int end, mp_moment **
         mp_status one;
 
         outcomes[which[i]] = (mp_outcome){.damping = NAN};
-        if (run->method->prepare == NULL || !mp_grid_holds(&grids[i], run->comm->rank)) continue;
-        one = name_state(run, which[i],
-                         run->method->prepare(&run->options, moments[which[i]], &outcomes[which[i]]));
+        if (!mp_grid_holds(&grids[i], run->comm->rank)) continue;
+        one = prepare_state(run, which[i], moments[which[i]], skip, factors, &outcomes[which[i]]);
         if (one != MP_OK) st = one; /* and on: the next grid may hold ranks that this one did not */
-        n = (double)widths[i];
-        mp_clock_lap(&run->clock, MP_PHASE_FACTOR,
-                     run->method->factor_flop * n * n * n / (grids[i].rows * grids[i].cols), &mark);
     }
+    mark = mp_seconds();
     MP_TRY(mp_comm_agree(run->comm, st));
     for (int i = 0; i < count; i++) {
         MP_TRY(share_outcome(run, &grids[i], &outcomes[which[i]]));
@@ -166,9 +181,12 @@ static mp_status create_moments(mp_runner *run, int first, int end, const int *s
                                 mp_moment **moments)
 {
     for (int s = first; s < end; s++)
-        if (state_is_wanted(run, s, skip))
+        if (state_is_wanted(run, s, skip)) {
             MP_TRY(mp_moment_create(run->comm, run->arch->states[s].width, run->options.blocksize,
                                     &moments[s]));
+            if ((run->method->needs & MP_NEED_CHANNELS) != 0 || run->options.center)
+                MP_TRY(mp_moment_track_channels(moments[s]));
+        }
     return MP_OK;
 }
 
@@ -219,17 +237,26 @@ static mp_status pass_sequence(mp_runner *run, int64_t round, mp_moment **moment
 static mp_status compress_states(mp_runner *run, int first, int end, mp_moment **moments,
                                  const int *skip, mp_linear_result *results)
 {
+    mp_factors factors[MP_MAX_LINEARS] = {{.name = NULL}};
     mp_outcome outcomes[MP_MAX_STATES];
+    mp_status st;
 
-    MP_TRY(prepare_states(run, first, end, moments, outcomes));
+    MP_GO(prepare_states(run, first, end, moments, skip, factors, outcomes));
     for (int s = first; s < end; s++) {
         if (!state_is_wanted(run, s, skip)) continue;
-        MP_TRY(name_state(run, s,
-                          mp_runner_solve(run, s, moments[s], &outcomes[s], skip, results)));
+        if (run->spectra != NULL)
+            MP_GO(lowrank_share_spectra(run, s, moments[s], skip, factors));
+        if (!run->spectra_only)
+            st = run->method->factorise != NULL
+                     ? lowrank_publish(run, s, moments[s], &outcomes[s], skip, factors, results)
+                     : mp_runner_solve(run, s, moments[s], &outcomes[s], skip, results);
+        MP_GO(name_state(run, s, st));
         mp_moment_free(moments[s]);
         moments[s] = NULL;
     }
-    return MP_OK;
+out:
+    for (int i = 0; i < MP_MAX_LINEARS; i++) mp_factors_free(&factors[i]);
+    return st;
 }
 
 /* The block as it stands, over the residual streams. */
@@ -362,7 +389,7 @@ mp_status mp_runner_block(mp_runner *run, const int *skip, int is_last, mp_linea
     int wanted = 0;
 
     for (int i = 0; i < run->arch->n_linears; i++) {
-        results[i] = (mp_linear_result){.rel_error = NAN, .outcome.damping = NAN};
+        results[i] = (mp_linear_result){.rel_error = NAN, .kept = NAN, .outcome.damping = NAN};
         wanted |= !skip[i];
     }
     if (run->hidden == NULL) return run_without_data(run, skip, results);

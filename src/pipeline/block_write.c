@@ -53,6 +53,32 @@ static mp_status add_mask(slabs *s, const mp_linear *linear, const char *name, i
     return MP_OK;
 }
 
+/* A and B in place of a weight: the rows of each are shared out among the ranks. */
+static mp_status add_factors(const run *r, slabs *s, const mp_linear *linear, const char *name)
+{
+    int64_t begin, end;
+
+    mp_share(linear->d_out, 1, r->comm->rank, r->comm->size, &begin, &end);
+    MP_TRY(add_slab(s, name, ".A", linear->dtype, 2, linear->d_out, linear->rank, begin, end,
+                    mp_linear_a(linear)));
+    mp_share(linear->rank, 1, r->comm->rank, r->comm->size, &begin, &end);
+    return add_slab(s, name, ".B", linear->dtype, 2, linear->rank, linear->d_in, begin, end,
+                    mp_linear_b(linear));
+}
+
+static mp_status add_weight(const run *r, slabs *s, int i, int is_pruned)
+{
+    const mp_linear *linear = &r->runner.block->linears[i];
+    const char *name = r->arch.linears[i].name;
+    int64_t begin, end;
+
+    if (linear->rank > 0) return add_factors(r, s, linear, name);
+    mp_runner_rows(&r->runner, i, &begin, &end);
+    MP_TRY(add_slab(s, name, ".weight", linear->dtype, 2, linear->d_out, linear->d_in, begin, end,
+                    linear->weight));
+    return is_pruned ? add_mask(s, linear, name, begin, end) : MP_OK;
+}
+
 static mp_status add_linear(const run *r, slabs *s, int i, const mp_linear_result *result)
 {
     const mp_linear *linear = &r->runner.block->linears[i];
@@ -60,9 +86,7 @@ static mp_status add_linear(const run *r, slabs *s, int i, const mp_linear_resul
     int64_t begin, end;
 
     mp_runner_rows(&r->runner, i, &begin, &end);
-    MP_TRY(add_slab(s, row->name, ".weight", linear->dtype, 2, linear->d_out, linear->d_in, begin,
-                    end, linear->weight));
-    if (result->compressed) MP_TRY(add_mask(s, linear, row->name, begin, end));
+    MP_TRY(add_weight(r, s, i, result->compressed));
     if (row->has_bias)
         MP_TRY(add_slab(s, row->name, ".bias", linear->bias_dtype, 1, linear->d_out, 1, begin, end,
                         linear->bias));
@@ -77,6 +101,8 @@ static mp_status add_linear(const run *r, slabs *s, int i, const mp_linear_resul
         .damping = result->outcome.damping,
         .rel_error = result->rel_error,
         .sparsity = result->sparsity,
+        .rank = linear->rank,
+        .kept = result->kept,
     };
     return MP_OK;
 }
@@ -95,14 +121,14 @@ static mp_status collect_slabs(const run *r, const mp_linear_result *results, sl
     return MP_OK;
 }
 
-mp_status run_write_block(run *r, int64_t block, const mp_linear_result *results)
+mp_status run_write_block(run *r, mp_checkpoint *to, int64_t block, const mp_linear_result *results)
 {
     slabs *s = NULL;
     mp_status st = MP_NEW(s, 1, "slabs of a block");
 
     if (st == MP_OK) st = collect_slabs(r, results, s);
     MP_GO(mp_comm_agree(r->comm, st));
-    MP_GO(mp_checkpoint_put_block(r->checkpoint, block, s->slab, s->count, s->record,
+    MP_GO(mp_checkpoint_put_block(to, block, s->slab, s->count, s->record,
                                   r->arch.n_linears));
 out:
     for (int i = 0; s != NULL && i < 4 * MP_MAX_LINEARS; i++) mp_free(s->data[i]);

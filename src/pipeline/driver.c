@@ -50,7 +50,7 @@ static mp_status read_options(run *r)
         }
         return mp_fail(MP_ERR_ARG, "--method %s: expected one of %s", job->method, known);
     }
-    MP_TRY(mp_pattern_parse(job->sparsity, &o->pattern));
+    if (job->sparsity != NULL) MP_TRY(mp_pattern_parse(job->sparsity, &o->pattern));
     MP_TRY(mp_order_parse(job->propagate, &r->runner.order));
     o->damp = job->damp;
     o->blocksize = job->blocksize;
@@ -86,6 +86,7 @@ static mp_status open_model(run *r)
     MP_TRY(mp_weights_check(&r->arch, r->source));
     MP_TRY(selection_open(&r->selected, r->job, r->arch.n_blocks));
     MP_TRY(check_shapes(r));
+    MP_TRY(ranks_open(r));
     return MP_NEW(r->results, r->arch.n_blocks * r->arch.n_linears, "results");
 }
 
@@ -203,14 +204,15 @@ out:
     return st;
 }
 
-static mp_status embed(run *r)
+mp_status run_embed(run *r)
 {
     double mark = mp_seconds();
     mp_status st;
 
     if (r->job->calib == NULL) return MP_OK;
-    MP_TRY(mp_hidden_create(r->comm, r->calibration.count, r->calibration.seqlen, r->arch.d_model,
-                            &r->runner.hidden));
+    if (r->runner.hidden == NULL)
+        MP_TRY(mp_hidden_create(r->comm, r->calibration.count, r->calibration.seqlen, r->arch.d_model,
+                                &r->runner.hidden));
     st = mp_hidden_embed(r->comm, r->source, r->calibration.tokens, r->runner.hidden);
     mp_clock_lap(&r->runner.clock, MP_PHASE_EMBED, 0.0, &mark);
     return st;
@@ -226,9 +228,12 @@ static mp_status compress_block(run *r, int64_t b)
     mp_block_prefetch(&r->arch, r->comm, r->source, b + 1);
     mp_clock_lap(&r->runner.clock, MP_PHASE_READ, 0.0, &mark);
     selection_of_block(&r->selected, &r->arch, b, skip);
+    for (int i = 0; r->ranks != NULL && i < r->arch.n_linears; i++)
+        skip[i] |= r->ranks[b * r->arch.n_linears + i] == 0;
+    r->runner.ranks = r->ranks + b * r->arch.n_linears;
     MP_TRY(mp_runner_block(&r->runner, skip, b + 1 == r->arch.n_blocks, results));
     mark = mp_seconds();
-    MP_TRY(run_write_block(r, b, results));
+    MP_TRY(run_write_block(r, r->checkpoint, b, results));
     mp_clock_lap(&r->runner.clock, MP_PHASE_WRITE, 0.0, &mark);
     return report_block(r, b, mp_seconds() - start);
 }
@@ -272,6 +277,7 @@ static void close_run(run *r)
     mp_source_close(&r->source);
     mp_free(r->assets);
     mp_free(r->results);
+    mp_free(r->ranks);
     mp_free(r->log_path);
 }
 
@@ -300,8 +306,9 @@ mp_status mp_compress(const mp_comm *comm, const mp_job *job)
     MP_GO(measure_rate(&r));
     MP_GO(report_start(&r));
     MP_GO(evaluate(&r, r.source, &r.before));
-    MP_GO(embed(&r));
+    MP_GO(run_embed(&r));
     MP_GO(mp_runner_open(&r.runner));
+    MP_GO(ranks_search(&r));
     r.clock_before = r.runner.clock; /* a block's figures are its own */
     for (int64_t b = 0; b < r.arch.n_blocks; b++) MP_GO(compress_block(&r, b));
     MP_GO(finish(&r));

@@ -44,12 +44,22 @@ static mp_status log_event(const run *r, const char *name, json_t *figures)
     return mp_comm_agree(r->comm, st);
 }
 
+/* "2:4", or "ratio 0.8, uniform ranks". */
+static const char *setting(const run *r, char text[64])
+{
+    if (r->ranks == NULL) return r->job->sparsity;
+    snprintf(text, 64, "ratio %g, %s ranks", r->job->ratio, r->job->rank_policy);
+    return text;
+}
+
 mp_status report_start(const run *r)
 {
+    char text[64];
+
     mp_log(MP_LOG_INFO, "%s: %s, %lld blocks, %.1f M parameters in linear maps; %s %s, %s order",
            r->job->model, r->arch.family, (long long)r->arch.n_blocks,
            1e-6 * (double)(mp_arch_linear_parameters(&r->arch) * r->arch.n_blocks),
-           r->runner.method->name, r->job->sparsity, r->job->propagate);
+           r->runner.method->name, setting(r, text), r->job->propagate);
     if (r->job->calib != NULL)
         mp_log(MP_LOG_INFO, "calibration: %lld windows of %lld tokens from %s",
                (long long)r->calibration.count, (long long)r->calibration.seqlen, r->job->calib);
@@ -158,15 +168,31 @@ static json_t *linears_json(const run *r)
 
             if (!result->compressed) continue;
             json_array_append_new(
-                all, json_pack("{s:I, s:s, s:I, s:I, s:o, s:o, s:I, s:I, s:f}", "block",
+                all, json_pack("{s:I, s:s, s:I, s:I, s:o, s:o, s:I, s:I, s:f, s:I, s:o, s:I}", "block",
                                (json_int_t)b, "name", row->name, "d_out", (json_int_t)row->d_out,
                                "d_in", (json_int_t)row->d_in, "rel_error",
                                real_or_null(result->rel_error), "damping",
                                real_or_null(result->outcome.damping), "retries",
                                (json_int_t)result->outcome.retries, "dead",
-                               (json_int_t)result->outcome.dead, "sparsity", result->sparsity));
+                               (json_int_t)result->outcome.dead, "sparsity", result->sparsity, "rank",
+                               (json_int_t)result->rank, "kept", real_or_null(result->kept),
+                               "parameters",
+                               (json_int_t)mp_linear_parameters(row->d_out, row->d_in, result->rank)));
         }
     return all;
+}
+
+/* Parameters of the linear maps of all blocks: as they are stored, and dense. */
+static json_t *parameters_json(const run *r)
+{
+    int64_t stored = 0, dense = mp_arch_linear_parameters(&r->arch) * r->arch.n_blocks;
+
+    for (int64_t b = 0; b < r->arch.n_blocks; b++)
+        for (int i = 0; i < r->arch.n_linears; i++)
+            stored += mp_linear_parameters(r->arch.linears[i].d_out, r->arch.linears[i].d_in,
+                                           r->results[b * r->arch.n_linears + i].rank);
+    return json_pack("{s:I, s:I, s:f}", "stored", (json_int_t)stored, "dense", (json_int_t)dense, "ratio",
+                     (double)stored / (double)dense);
 }
 
 static json_t *phases_json(const mp_clock_summary *s)
@@ -207,6 +233,7 @@ static mp_status write_report(const run *r, const mp_clock_summary *s, int64_t m
                         json_pack("{s:o, s:o}", "before", perplexity_of(&r->before), "after",
                                   perplexity_of(&r->after)));
     json_object_set_new(report, "linears", linears_json(r));
+    json_object_set_new(report, "parameters", parameters_json(r));
     json_object_set_new(report, "phases", phases_json(s));
     json_object_set_new(report, "bytes_moved", json_integer((json_int_t)moved));
     json_object_set_new(report, "peak_bytes", json_integer((json_int_t)peak));

@@ -4,6 +4,7 @@
 #define MPRESS_RUN_H
 
 #include "mpress/block_run.h"
+#include "mpress/budget.h"
 #include "mpress/checkpoint.h"
 #include "mpress/corpus.h"
 #include "mpress/driver.h"
@@ -32,6 +33,8 @@ typedef struct run {
     mp_runner runner;
     mp_checkpoint *checkpoint;
     mp_linear_result *results; /* [n_blocks][n_linears] */
+    mp_rank_policy policy;
+    int64_t *ranks; /* [n_blocks][n_linears] where the method factors, 0: dense; NULL for other methods */
     char *log_path;            /* OUT/log.jsonl */
     double started, gemm_flops; /* seconds; single-precision rate of all ranks together */
     mp_clock clock_before;      /* at the end of the last block */
@@ -40,11 +43,22 @@ typedef struct run {
 mp_status selection_open(selection *s, const mp_job *job, int64_t n_blocks);
 void selection_close(selection *s);
 
-/* skip[i] = 1 for the linear maps of `block` that stay dense; returns how many do not. */
+/* skip[i] = 1 for the linear maps of `block` that --skip and --blocks leave dense; returns how many are
+ * not. */
 int selection_of_block(const selection *s, const mp_arch *arch, int64_t block, int *skip);
 
+/* ranks.c: --ratio, --rank-policy and what follows from them before any data is read; MP_ERR_ARG. */
+mp_status ranks_open(run *r);
+
+/* The ranks that the spectra or the sensitivity of the dense model say; nothing for uniform ones.  The
+ * hidden states must be embedded, and are used up.  Collective; agreed. */
+mp_status ranks_search(run *r);
+
+/* Rank 0's hidden states for all: the first or, after a search, the second time. */
+mp_status run_embed(run *r);
+
 /* block_write.c: this rank's rows of every tensor of the loaded block.  Collective; agreed. */
-mp_status run_write_block(run *r, int64_t block, const mp_linear_result *results);
+mp_status run_write_block(run *r, mp_checkpoint *to, int64_t block, const mp_linear_result *results);
 
 /* report.c: what to tell.  Those that gather figures are collective; rank 0 writes. */
 mp_status report_start(const run *r);

@@ -1,5 +1,5 @@
 /* The linear maps of one state: weights in, compressed weights out, on every node (block_run.h). */
-#include "mpress/block_run.h"
+#include "solve.h"
 
 #include "mpress/log.h"
 #include "mpress/tensor.h"
@@ -12,8 +12,7 @@ void mp_runner_rows(const mp_runner *runner, int linear, int64_t *begin, int64_t
              begin, end);
 }
 
-/* linear[p]: which linear map of the architecture part p of the problem is. */
-static mp_status problem_open(mp_runner *run, int state, const mp_moment *moment, const int *skip,
+static mp_status problem_open(const mp_runner *run, int state, const mp_moment *moment, const int *skip,
                               mp_problem *p, int *linear)
 {
     const mp_state *s = &run->arch->states[state];
@@ -30,13 +29,12 @@ static mp_status problem_open(mp_runner *run, int state, const mp_moment *moment
     return mp_problem_open(p);
 }
 
-/* Row `row` of this rank's rows of a part, in the weights that the node shares. */
-static float *node_row(const mp_runner *run, const mp_problem *p, int part, int linear, int64_t row)
+float *solve_node_row(const mp_runner *run, const mp_problem *p, int part, int linear, int64_t row)
 {
     return run->block->linears[linear].weight + (p->part[part].first_row + row) * p->n;
 }
 
-static int64_t rows_of_strip(const mp_part *part, int64_t row)
+int64_t solve_rows_of_strip(const mp_part *part, int64_t row)
 {
     return part->rows - row < MP_STRIP ? part->rows - row : MP_STRIP;
 }
@@ -46,9 +44,18 @@ static void load_weights(const mp_runner *run, const int *linear, mp_problem *p)
     for (int i = 0; i < p->parts; i++) {
 #pragma omp parallel for
         for (int64_t row = 0; row < p->part[i].rows; row += MP_STRIP)
-            mp_strip_from_rows(node_row(run, p, i, linear[i], row), rows_of_strip(&p->part[i], row),
-                               p->n, mp_problem_strip(p, p->weight, i, row));
+            mp_strip_from_rows(solve_node_row(run, p, i, linear[i], row),
+                               solve_rows_of_strip(&p->part[i], row), p->n,
+                               mp_problem_strip(p, p->weight, i, row));
     }
+}
+
+mp_status solve_open(const mp_runner *run, int state, const mp_moment *moment, const int *skip,
+                     mp_problem *p, int *linear)
+{
+    MP_TRY(problem_open(run, state, moment, skip, p, linear));
+    load_weights(run, linear, p);
+    return MP_OK;
 }
 
 /* Rounds one strip to the stored dtype, so that whatever is computed from now on uses the bits that
@@ -70,8 +77,8 @@ static mp_status round_weights(const mp_runner *run, const int *linear, mp_probl
 #pragma omp parallel for reduction(& : finite)
         for (int64_t row = 0; row < p->part[i].rows; row += MP_STRIP)
             finite &= round_strip(run->block->linears[linear[i]].dtype,
-                                  node_row(run, p, i, linear[i], row),
-                                  rows_of_strip(&p->part[i], row), p->n,
+                                  solve_node_row(run, p, i, linear[i], row),
+                                  solve_rows_of_strip(&p->part[i], row), p->n,
                                   mp_problem_strip(p, p->weight, i, row),
                                   mp_problem_strip(p, p->difference, i, row));
         if (!finite)
@@ -90,8 +97,8 @@ static mp_status publish(const mp_runner *run, const int *linear, const mp_probl
     for (int i = 0; i < p->parts; i++) {
 #pragma omp parallel for
         for (int64_t row = 0; row < p->part[i].rows; row += MP_STRIP)
-            mp_strip_to_rows(mp_problem_strip(p, p->weight, i, row), rows_of_strip(&p->part[i], row),
-                             p->n, node_row(run, p, i, linear[i], row));
+            mp_strip_to_rows(mp_problem_strip(p, p->weight, i, row), solve_rows_of_strip(&p->part[i], row),
+                             p->n, solve_node_row(run, p, i, linear[i], row));
     }
     MP_TRY(mp_shared_fence(comm, run->block->memory));
     for (int i = 0; i < p->parts && comm->leaders != MPI_COMM_NULL && comm->node_count > 1; i++)
@@ -142,6 +149,7 @@ static mp_status measure(mp_runner *run, const mp_outcome *outcome, const mp_pro
     for (int i = 0; i < p->parts; i++)
         results[linear[i]] = (mp_linear_result){
             .compressed = 1,
+            .kept = NAN,
             .sparsity = sparsity[i],
             .rel_error = p->moment == NULL ? NAN : energy[i] > 0.0 ? loss[i] / energy[i] : 0.0,
             .outcome = *outcome,
@@ -159,10 +167,9 @@ mp_status mp_runner_solve(mp_runner *run, int state, const mp_moment *moment,
     mp_problem p;
     mp_status st;
 
-    MP_GO(mp_comm_agree(run->comm, problem_open(run, state, moment, skip, &p, linear)));
+    MP_GO(mp_comm_agree(run->comm, solve_open(run, state, moment, skip, &p, linear)));
     if (p.parts == 0) goto out;
     rows = (double)(p.strips * MP_STRIP);
-    load_weights(run, linear, &p);
     mp_clock_lap(&run->clock, MP_PHASE_SWEEP, 0.0, &mark);
     if (moment != NULL) MP_GO(mp_layer_energy(&p, p.weight, energy));
     mp_clock_lap(&run->clock, MP_PHASE_ERROR, moment != NULL ? rows * n * n : 0.0, &mark);

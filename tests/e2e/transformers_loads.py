@@ -2,7 +2,7 @@
 """Loads an exported directory with transformers and compares what it computes with mpress.
 
     python3 tests/e2e/transformers_loads.py OUT --data tests/data/golden/eval.safetensors \
-        [--windows 4] [--mpress build/mpress]
+        [--windows 4] [--seqlen 256] [--mpress build/mpress]
 
 OUT is a finished run with hf/.  Both programs evaluate the first windows of the token file, mpress from
 the checkpoint, transformers from OUT/hf unedited; their losses (nats per token, a function of all
@@ -45,12 +45,14 @@ def main():
     parser.add_argument("out", type=Path)
     parser.add_argument("--data", required=True)
     parser.add_argument("--windows", type=int, default=4)
+    parser.add_argument("--seqlen", type=int, default=256)
     parser.add_argument("--mpress", default="build/mpress")
     args = parser.parse_args()
 
     with safe_open(args.data, "pt") as file:
-        tokens = file.get_tensor("tokens")[: args.windows]
-    command = [args.mpress, "eval", args.out, "--data", args.data, "--seqlen", tokens.shape[1],
+        tokens = file.get_tensor("tokens").flatten()
+    tokens = tokens[: len(tokens) // args.seqlen * args.seqlen].view(-1, args.seqlen)[: args.windows]
+    command = [args.mpress, "eval", args.out, "--data", args.data, "--seqlen", args.seqlen,
                "--max-windows", len(tokens), "--json"]
     ours = json.loads(subprocess.run([str(c) for c in command], check=True, capture_output=True).stdout)
     theirs = loss_of(load(args.out / "hf"), tokens)

@@ -1,0 +1,34 @@
+/* What the two ways of compressing a state share: pruning by rows (solve.c) and factoring (lowrank.c).
+ * Floor 9: pipeline. */
+#ifndef MPRESS_SOLVE_H
+#define MPRESS_SOLVE_H
+
+#include "mpress/block_run.h"
+
+/* The linear maps of a state that are not skipped as the parts of a problem, their rows loaded;
+ * linear[p]: which linear map of the architecture part p is.  Local; mp_problem_close whatever it says. */
+mp_status solve_open(const mp_runner *runner, int state, const mp_moment *moment, const int *skip,
+                     mp_problem *problem, int *linear);
+
+/* Row `row` of this rank's rows of a part, in the weights that the node shares. */
+float *solve_node_row(const mp_runner *runner, const mp_problem *problem, int part, int linear,
+                      int64_t row);
+
+/* Rows of a part in the strip that begins at `row`. */
+int64_t solve_rows_of_strip(const mp_part *part, int64_t row);
+
+/* lowrank.c: the factors of one state's linear maps on the grid of its moment.  Collective over that
+ * grid.  factors: [MP_MAX_LINEARS], by linear map. */
+mp_status lowrank_factorise(mp_runner *runner, int state, mp_moment *moment, const int *skip,
+                            mp_factors *factors, mp_outcome *outcome);
+
+/* lowrank.c: the spectra that were found, to all ranks: runner->spectra.  Collective. */
+mp_status lowrank_share_spectra(mp_runner *runner, int state, const mp_moment *moment, const int *skip,
+                                const mp_factors *factors);
+
+/* lowrank.c: from there to every node, rounded, and measured.  Collective. */
+mp_status lowrank_publish(mp_runner *runner, int state, const mp_moment *moment,
+                          const mp_outcome *outcome, const int *skip, mp_factors *factors,
+                          mp_linear_result *results);
+
+#endif
