@@ -70,6 +70,9 @@ mp_status mp_runner_block(mp_runner *runner, const int *skip, int is_last, mp_li
 mp_status mp_runner_solve(mp_runner *runner, int state, const mp_moment *moment,
                           const mp_outcome *outcome, const int *skip, mp_linear_result *results);
 
+/* Adds what the clock of low-rank factorisations has counted since `before` to the phases. */
+void mp_clock_lowrank(mp_clock *clock, const mp_lowrank_times *before);
+
 /* This rank's rows of a linear map: the same ones in the sweep and in the checkpoint. */
 void mp_runner_rows(const mp_runner *runner, int linear, int64_t *begin, int64_t *end);
 

@@ -33,6 +33,10 @@ int64_t mp_drect_col(const mp_drect *rect, int64_t local);
 mp_status mp_drect_multiply(int trans_a, int trans_b, const mp_drect *a, int64_t first_a,
                             const mp_drect *b, mp_drect *c);
 
+/* The lower triangle of C = A B^T, which is known to be symmetric, in panels: what lies above the diagonal
+ * outside of a panel's square is not touched.  Collective.  Cost rows^2 inner flop and an eighth. */
+mp_status mp_drect_multiply_lower(const mp_drect *a, const mp_drect *b, mp_drect *c);
+
 /* To the first rows of `to` the columns of `from` from `first` on, as many as `to` has.  Collective. */
 mp_status mp_drect_copy_columns(const mp_drect *from, int64_t first, mp_drect *to);
 

@@ -90,6 +90,7 @@ typedef struct mp_method {
     const char *words;  /* for the help, a few words */
     const char *source; /* the paper whose algorithm the file follows */
     const char *order;  /* of propagation, where the user names none */
+    int64_t tile;       /* of the moments, where the method has its own; 0: --blocksize */
     unsigned needs;
     double factor_flop, sweep_flop; /* for the clock: times n^3 (prepare), times n^2 per row (compress) */
 

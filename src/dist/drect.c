@@ -130,6 +130,34 @@ mp_status mp_drect_multiply(int trans_a, int trans_b, const mp_drect *a, int64_t
     return MP_OK;
 }
 
+/* Rows and columns from `first` on, `count` columns, of the product that mp_drect_multiply_lower makes. */
+static mp_status multiply_panel(const mp_drect *a, const mp_drect *b, mp_drect *c, int64_t first,
+                                int64_t count)
+{
+    const int m = (int)(c->rows - first), n = (int)count, k = (int)a->cols, at = (int)first + 1;
+    int da[9], db[9], dc[9];
+
+    if (c->on->grid.rows * c->on->grid.cols == 1)
+        return mp_dgemm(1, 0, n, m, k, 1.0, b->data + first, b->rows, a->data + first, a->rows, 0.0,
+                        c->data + first * c->rows + first, c->rows);
+    mp_dist_describe_rect(a, da);
+    mp_dist_describe_rect(b, db);
+    mp_dist_describe_rect(c, dc);
+    pdgemm_("N", "T", &m, &n, &k, &unit, a->data, &at, &one, da, b->data, &at, &one, db, &zero, c->data,
+            &at, &at, dc);
+    return MP_OK;
+}
+
+mp_status mp_drect_multiply_lower(const mp_drect *a, const mp_drect *b, mp_drect *c)
+{
+    enum { PANELS = 8 };
+    int64_t nb = c->on->nb, width = ((c->rows + PANELS - 1) / PANELS + nb - 1) / nb * nb;
+
+    for (int64_t first = 0; first < c->rows; first += width)
+        MP_TRY(multiply_panel(a, b, c, first, c->rows - first < width ? c->rows - first : width));
+    return MP_OK;
+}
+
 mp_status mp_drect_copy_columns(const mp_drect *from, int64_t first, mp_drect *to)
 {
     const int m = (int)from->rows, n = (int)to->cols, column = (int)first + 1;

@@ -17,6 +17,9 @@
 
 #include <math.h>
 
+/* The eigensolver is fastest on small tiles (4096 on 2 ranks: reduction 3.8 s with 64, 4.3 s with 128). */
+enum { TILE = 64 };
+
 static mp_lowrank_times clock_so_far;
 
 mp_lowrank_times mp_lowrank_clock(void)
@@ -108,17 +111,23 @@ static mp_status check_finite(const mp_drect *gram, const char *name)
 {
     mp_status st = MP_OK;
 
-    for (int64_t i = 0; i < gram->local_rows * gram->local_cols && st == MP_OK; i++)
+    for (int64_t i = 0; i < gram->local_rows * gram->local_cols && st == MP_OK; i++) /* zeros above */
         if (!isfinite(gram->data[i]))
             st = mp_fail(MP_ERR_NUMERIC, "%s: the covariance of its outputs is not finite", name);
     return mp_grid_agree(gram->on, st);
 }
 
-/* gram [rows, rows] = w H w^T. */
+static double ranks_of(const mp_drect *rect)
+{
+    return (double)rect->on->grid.rows * rect->on->grid.cols;
+}
+
+/* The lower triangle of gram [rows, rows] = w H w^T. */
 static mp_status make_gram(const metric *m, const mp_factors *f, const mp_drect *w, mp_drect **gram)
 {
     const mp_drect h = mp_drect_view(m->moment->matrix);
     double mark = mp_seconds(), rows = (double)w->rows, n = (double)w->cols;
+    double ranks = ranks_of(w);
     mp_drect *y = NULL, *g = NULL;
     mp_status st;
 
@@ -129,11 +138,11 @@ static mp_status make_gram(const metric *m, const mp_factors *f, const mp_drect 
         MP_GO(mp_drect_multiply(0, 0, w, 0, &h, y));
     if (f->centered) MP_GO(take_off_mean(m, w, y));
     MP_GO(mp_drect_create(m->moment->matrix, w->rows, w->rows, &g));
-    MP_GO(mp_drect_multiply(0, 1, y, 0, w, g));
+    MP_GO(mp_drect_multiply_lower(y, w, g));
     MP_GO(check_finite(g, f->name));
     *gram = g;
     g = NULL;
-    clock_so_far.gram_flop += (m->squares != NULL ? 0.0 : 2.0 * rows * n * n) + 2.0 * rows * rows * n;
+    clock_so_far.gram_flop += ((m->squares != NULL ? 0.0 : 2.0 * rows * n * n) + rows * rows * n) / ranks;
 out:
     mp_drect_free(y);
     mp_drect_free(g);
@@ -168,8 +177,8 @@ static mp_status leading_vectors(const metric *m, mp_factors *f, const mp_drect 
     clock_so_far.reduce += times.reduce;
     clock_so_far.solve += times.solve;
     clock_so_far.back += times.back;
-    clock_so_far.reduce_flop += 4.0 / 3.0 * n * n * n;
-    clock_so_far.back_flop += 2.0 * n * n * (double)f->rank;
+    clock_so_far.reduce_flop += 4.0 / 3.0 * n * n * n / ranks_of(w);
+    clock_so_far.back_flop += 2.0 * n * n * (double)f->rank / ranks_of(w);
 out:
     mp_drect_free(gram);
     mp_drect_free(z);
@@ -186,7 +195,8 @@ static mp_status project(const mp_drect *w, const mp_drect *vectors, mp_factors 
     MP_TRY(mp_drect_create(w->on, f->rank, w->cols, &f->b));
     MP_TRY(mp_drect_copy_columns(vectors, first, f->a));
     MP_TRY(mp_drect_multiply(1, 0, f->a, 0, w, f->b));
-    clock_so_far.factors_flop += 2.0 * (double)f->rank * (double)w->rows * (double)w->cols;
+    clock_so_far.factors_flop +=
+        2.0 * (double)f->rank * (double)w->rows * (double)w->cols / ranks_of(w);
     lap(&mark, &clock_so_far.factors);
     return MP_OK;
 }
@@ -348,6 +358,7 @@ const mp_method mp_method_asvd_plus = {
     .source = "Wang et al., \"SVD-LLM: Truncation-aware Singular Value Decomposition for Large Language "
               "Model Compression\", arXiv:2403.07378",
     .order = "dense",
+    .tile = TILE,
     .needs = MP_NEED_MOMENT,
     .fits = fits,
     .factorise = asvd_plus,
@@ -359,6 +370,7 @@ const mp_method mp_method_asvd = {
     .source = "Yuan et al., \"ASVD: Activation-aware Singular Value Decomposition for Compressing Large "
               "Language Models\", arXiv:2312.05821",
     .order = "dense",
+    .tile = TILE,
     .needs = MP_NEED_MOMENT | MP_NEED_CHANNELS,
     .fits = fits,
     .factorise = asvd,

@@ -53,7 +53,7 @@ static mp_status read_options(run *r)
     if (job->sparsity != NULL) MP_TRY(mp_pattern_parse(job->sparsity, &o->pattern));
     MP_TRY(mp_order_parse(job->propagate, &r->runner.order));
     o->damp = job->damp;
-    o->blocksize = job->blocksize;
+    o->blocksize = r->runner.method->tile > 0 ? r->runner.method->tile : job->blocksize;
     o->strict = job->strict;
     MP_TRY(mp_method_options_check(o));
     MP_TRY(check_counts(job));

@@ -10,11 +10,9 @@
 #include <math.h>
 #include <string.h>
 
-/* Adds what the low-rank clock has counted since `before` to the phases. */
-static void count_phases(mp_runner *run, const mp_lowrank_times *before)
+void mp_clock_lowrank(mp_clock *c, const mp_lowrank_times *before)
 {
     const mp_lowrank_times now = mp_lowrank_clock();
-    mp_clock *c = &run->clock;
 
     c->seconds[MP_PHASE_GRAM] += now.gram - before->gram;
     c->flop[MP_PHASE_GRAM] += now.gram_flop - before->gram_flop;
@@ -48,7 +46,7 @@ mp_status lowrank_factorise(mp_runner *run, int state, mp_moment *moment, const 
     }
     st = run->method->factorise(&run->options, moment, wanted, count, outcome);
     for (int i = 0; i < count; i++) factors[which[i]] = wanted[i];
-    count_phases(run, &before);
+    mp_clock_lowrank(&run->clock, &before);
     return st;
 }
 
