@@ -29,6 +29,8 @@ typedef struct mp_linear_result {
     int64_t tokens; /* that its statistics counted */
 } mp_linear_result;
 
+enum { MP_MAX_BATCH = 64 };
+
 /* Everything that stays the same from block to block. */
 typedef struct mp_runner {
     const mp_comm *comm;
@@ -42,7 +44,9 @@ typedef struct mp_runner {
                              not NULL; borrowed */
     int spectra_only;     /* then the weights are left as they are */
     mp_hidden *hidden; /* NULL where nothing is calibrated; borrowed */
-    mp_block *block;   /* owned */
+    int batch; /* blocks whose weights are held at once; 1 if not set */
+    mp_block *blocks[MP_MAX_BATCH]; /* [batch], owned */
+    mp_block *block;                /* the one at hand, of these */
     mp_forward *forward;
     mp_moment_scratch *scratch;
     float *weights; /* [n_tokens] token weights of one sequence */
@@ -64,6 +68,20 @@ void mp_runner_close(mp_runner *runner);
  * Afterwards the block holds the compressed weights, rounded to their stored dtype, on every node.
  * Collective; the status is agreed. */
 mp_status mp_runner_block(mp_runner *runner, const int *skip, int is_last, mp_linear_result *results);
+
+/* One block of a batch. */
+typedef struct mp_batch_item {
+    mp_block *block;           /* loaded; one of runner->blocks */
+    const int *skip;           /* [n_linears] 1: leave this one dense */
+    const int64_t *ranks;      /* [n_linears] where the method factors */
+    int is_last;               /* nobody needs the hidden states after this block */
+    mp_linear_result *results; /* out [n_linears] */
+} mp_batch_item;
+
+/* mp_runner_block for consecutive blocks.  More than one only in dense order, where there is no chain
+ * between them: all are measured, then all their states are solved side by side on groups of ranks.
+ * Collective; the status is agreed. */
+mp_status mp_runner_batch(mp_runner *runner, const mp_batch_item *items, int count);
 
 /* The part of mp_runner_block that compresses the linear maps of one state, its moment prepared
  * (NULL where nothing was calibrated).  Collective. */

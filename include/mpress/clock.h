@@ -20,8 +20,9 @@
     X(MP_PHASE_BACK, "back", "fp64")                                                               \
     X(MP_PHASE_FACTORS, "factors", "fp64")                                                         \
     X(MP_PHASE_WHITEN, "whiten", "fp64")                                                           \
+    X(MP_PHASE_IDLE, "idle", "")                                                                   \
     X(MP_PHASE_SWEEP, "sweep", "fp32")                                                             \
-    X(MP_PHASE_ERROR, "error", "fp32")                                                             \
+    X(MP_PHASE_ERROR, "measure", "fp32")                                                             \
     X(MP_PHASE_PUBLISH, "publish", "")                                                             \
     X(MP_PHASE_WRITE, "write", "")                                                                 \
     X(MP_PHASE_EXPORT, "export", "")                                                               \

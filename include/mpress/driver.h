@@ -14,7 +14,7 @@ typedef struct mp_job {
     const char *model, *out;
     const char *method, *sparsity, *calib, *bos, *propagate, *skip, *blocks, *eval;
     const char *rank_policy, *asvd_scale, *svd;
-    int64_t nsamples, seqlen, seed, blocksize, eval_seqlen, max_windows;
+    int64_t nsamples, seqlen, seed, blocksize, eval_seqlen, max_windows, batch;
     double state_ratio, damp, ratio, alpha, max_search_flop;
     int center, strict, no_export, overwrite;
     json_t *options; /* the effective options, for the record; borrowed */

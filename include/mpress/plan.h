@@ -3,15 +3,33 @@
 #ifndef MPRESS_PLAN_H
 #define MPRESS_PLAN_H
 
+#include "mpress/arch.h"
 #include "mpress/dmat.h"
 
-/* Seconds to factorise a matrix of order n on a grid (Cholesky of ScaLAPACK, users' guide form:
- * arithmetic, words of the panels, messages). */
-double mp_plan_factor_seconds(int64_t n, const mp_grid *grid);
+/* The factorisations of one state, in the form of the ScaLAPACK users' guide: arithmetic, words of the
+ * panels, messages. */
+typedef struct mp_plan_task {
+    int64_t order;   /* of the Hessian */
+    double work;     /* flop in double precision */
+    double messages; /* steps in which all ranks of a grid wait for each other */
+    int exact;       /* a grid of one row up to MP_EXACT_ORDER: the bits then follow from n alone */
+} mp_plan_task;
 
-/* A grid for each of `count` states of the given widths, which are factorised side by side where the
- * model says that it gains, in turn on all ranks where not.  Up to MP_EXACT_ORDER (dlinalg.h) a grid
- * has one row: then the bits of the factor follow from n alone.  Local: the same on all ranks. */
-void mp_plan_grids(const int64_t *widths, int count, int ranks, mp_grid *grids);
+/* A Cholesky factor of order n. */
+mp_plan_task mp_plan_cholesky(int64_t n);
+
+/* Adds factors of one linear map: products with the Hessian, and an eigenproblem of its smaller side, whose
+ * reduction is bound by memory and counts twice. */
+void mp_plan_add_lowrank(mp_plan_task *task, int64_t d_out, int64_t d_in, int64_t rank);
+
+double mp_plan_seconds(const mp_plan_task *task, const mp_grid *grid);
+
+/* A grid for each task: side by side where the model says that it gains, in turn on all ranks where not.
+ * Local: the same on all ranks. */
+mp_status mp_plan_grids(const mp_plan_task *tasks, int count, int ranks, mp_grid *grids);
+
+/* How many blocks' states should be solved together: enough for several tasks a rank, as many as half of
+ * the free memory of the fullest node holds (weights, Hessians), at most `most`.  Collective. */
+mp_status mp_plan_batch(const mp_comm *comm, const mp_arch *arch, int64_t most, int *batch);
 
 #endif

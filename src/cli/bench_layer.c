@@ -100,6 +100,7 @@ mp_status bench_solve(const mp_comm *comm, const bench_config *config, const mp_
 {
     mp_moment *moment = NULL;
     mp_problem p = {0};
+    const mp_plan_task task = mp_plan_cholesky(config->d_in);
     best b = {0};
     mp_grid grid;
     mp_status st;
@@ -111,7 +112,7 @@ mp_status bench_solve(const mp_comm *comm, const bench_config *config, const mp_
         return mp_fail(MP_ERR_ARG, "--d-in %lld --d-out %lld: expected positive sizes",
                        (long long)config->d_in, (long long)config->d_out);
     MP_TRY(method->fits(options, "the layer", config->d_in));
-    mp_plan_grids(&config->d_in, 1, comm->size, &grid);
+    MP_TRY(mp_plan_grids(&task, 1, comm->size, &grid));
     MP_GO(random_moment(comm, config, &grid, &moment));
     MP_GO(mp_comm_agree(comm, random_problem(comm, config, moment, &p)));
     for (int64_t i = 0; i < config->repeat; i++)

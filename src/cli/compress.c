@@ -44,6 +44,8 @@ static const mp_option rows[] = {
      AT(center), MP_OPT_IDENTITY},
     {"--propagate", "ORDER", "block, linear (true sequential), dense; auto: dense for low rank, else block",
      "auto", MP_OPT_STRING, AT(propagate), MP_OPT_IDENTITY},
+    {"--batch", "K", "dense order, low rank: blocks solved side by side; 0: as ranks and memory allow", "0",
+     MP_OPT_INT, AT(batch), 0},
     {"--damp", "D", "damping, as a share of the Hessian's mean diagonal", "0.01", MP_OPT_DOUBLE,
      AT(damp), MP_OPT_IDENTITY},
     {"--blocksize", "B", "columns of a lazy update, and tile of the Hessians", "128", MP_OPT_INT,

@@ -123,7 +123,9 @@ out:
     }
     mp_free(work);
     mp_free(iwork);
-    return mp_grid_agree(z->on, st);
+    MP_TRY(mp_grid_agree(z->on, st));
+    /* a matrix of one tile is solved by its owner, who keeps the values to himself */
+    return mp_mpi_check(MPI_Bcast(values, n, MPI_DOUBLE, 0, z->on->members), "telling eigenvalues");
 }
 
 /* Columns [n - k, n) of z to eigenvectors of the matrix that was reduced to `a`. */

@@ -7,6 +7,7 @@
 #include "mpress/log.h"
 #include "mpress/linalg.h"
 #include "mpress/memory.h"
+#include "mpress/plan.h"
 #include "run.h"
 
 #include <string.h>
@@ -24,7 +25,7 @@ static mp_status check_counts(const mp_job *job)
         const char *option;
         int64_t value;
     } counts[] = {{"--nsamples", job->nsamples},       {"--seqlen", job->seqlen},
-                  {"--seed", job->seed},               {"--eval-seqlen", job->eval_seqlen},
+                  {"--seed", job->seed},               {"--batch", job->batch},               {"--eval-seqlen", job->eval_seqlen},
                   {"--max-windows", job->max_windows}};
 
     for (size_t i = 0; i < sizeof counts / sizeof counts[0]; i++)
@@ -218,24 +219,62 @@ mp_status run_embed(run *r)
     return st;
 }
 
-static mp_status compress_block(run *r, int64_t b)
+/* Block b of the model into place k of a batch. */
+static mp_status load_block(run *r, int64_t b, int k, int skip[MP_MAX_LINEARS], mp_batch_item *item)
 {
-    mp_linear_result *results = r->results + b * r->arch.n_linears;
-    double start = mp_seconds(), mark = start;
-    int skip[MP_MAX_LINEARS];
+    int n = r->arch.n_linears;
+    double mark = mp_seconds();
 
-    MP_TRY(mp_block_load(r->runner.block, r->comm, r->source, b));
+    MP_TRY(mp_block_load(r->runner.blocks[k], r->comm, r->source, b));
     mp_block_prefetch(&r->arch, r->comm, r->source, b + 1);
     mp_clock_lap(&r->runner.clock, MP_PHASE_READ, 0.0, &mark);
     selection_of_block(&r->selected, &r->arch, b, skip);
-    for (int i = 0; r->ranks != NULL && i < r->arch.n_linears; i++)
-        skip[i] |= r->ranks[b * r->arch.n_linears + i] == 0;
-    r->runner.ranks = r->ranks + b * r->arch.n_linears;
-    MP_TRY(mp_runner_block(&r->runner, skip, b + 1 == r->arch.n_blocks, results));
+    for (int i = 0; r->ranks != NULL && i < n; i++) skip[i] |= r->ranks[b * n + i] == 0;
+    *item = (mp_batch_item){.block = r->runner.blocks[k], .skip = skip,
+                            .ranks = r->ranks != NULL ? r->ranks + b * n : NULL,
+                            .is_last = b + 1 == r->arch.n_blocks, .results = r->results + b * n};
+    return MP_OK;
+}
+
+/* Blocks [b, b + count). */
+static mp_status compress_blocks(run *r, int64_t b, int count)
+{
+    int skip[MP_MAX_BATCH][MP_MAX_LINEARS];
+    mp_batch_item items[MP_MAX_BATCH];
+    double start = mp_seconds(), mark;
+
+    for (int k = 0; k < count; k++) MP_TRY(load_block(r, b + k, k, skip[k], &items[k]));
+    MP_TRY(mp_runner_batch(&r->runner, items, count));
     mark = mp_seconds();
-    MP_TRY(run_write_block(r, r->checkpoint, b, results));
+    for (int k = 0; k < count; k++) {
+        r->runner.block = items[k].block;
+        MP_TRY(run_write_block(r, r->checkpoint, b + k, items[k].results));
+    }
     mp_clock_lap(&r->runner.clock, MP_PHASE_WRITE, 0.0, &mark);
-    return report_block(r, b, mp_seconds() - start);
+    return report_blocks(r, b, count, mp_seconds() - start);
+}
+
+/* How many blocks are solved side by side: in dense order, where the method factors. */
+static mp_status choose_batch(run *r)
+{
+    int64_t most = r->job->batch > 0 ? r->job->batch : r->arch.n_blocks;
+
+    r->runner.batch = 1;
+    if (r->runner.order != MP_ORDER_DENSE || r->ranks == NULL) return MP_OK;
+    if (most > r->arch.n_blocks) most = r->arch.n_blocks;
+    if (r->job->batch == 0) return mp_plan_batch(r->comm, &r->arch, most, &r->runner.batch);
+    r->runner.batch = (int)(most < MP_MAX_BATCH ? most : MP_MAX_BATCH);
+    return MP_OK;
+}
+
+static mp_status compress_all(run *r)
+{
+    int64_t n = r->arch.n_blocks;
+
+    r->clock_before = r->runner.clock; /* a block's figures are its own */
+    for (int64_t b = 0; b < n; b += r->runner.batch)
+        MP_TRY(compress_blocks(r, b, (int)(n - b < r->runner.batch ? n - b : r->runner.batch)));
+    return MP_OK;
 }
 
 /* What comes after the last block: the journal's end, perplexity of what was written, export. */
@@ -307,10 +346,10 @@ mp_status mp_compress(const mp_comm *comm, const mp_job *job)
     MP_GO(report_start(&r));
     MP_GO(evaluate(&r, r.source, &r.before));
     MP_GO(run_embed(&r));
+    MP_GO(choose_batch(&r));
     MP_GO(mp_runner_open(&r.runner));
     MP_GO(ranks_search(&r));
-    r.clock_before = r.runner.clock; /* a block's figures are its own */
-    for (int64_t b = 0; b < r.arch.n_blocks; b++) MP_GO(compress_block(&r, b));
+    MP_GO(compress_all(&r));
     MP_GO(finish(&r));
 out:
     close_run(&r);

@@ -86,32 +86,38 @@ static double share_of_gemm(const run *r, const mp_clock_summary *s, mp_phase ph
     return s->flop[phase] / s->max[phase] / r->gemm_flops;
 }
 
-static json_t *block_figures(const run *r, int64_t block, double seconds, const mp_clock_summary *s,
-                           int64_t node_bytes)
+static json_t *block_figures(const run *r, int64_t first, int count, double seconds,
+                             const mp_clock_summary *s, int64_t node_bytes)
 {
-    const mp_linear_result *results = r->results + block * r->arch.n_linears;
-    json_t *phases = json_object(), *errors = json_object();
+    json_t *phases = json_object(), *blocks = json_array();
 
     for (int i = 0; i < MP_PHASE_COUNT; i++)
         if (s->max[i] > 0.0)
             json_object_set_new(phases, mp_phase_name((mp_phase)i),
-                                json_pack("{s:f, s:o}", "seconds", s->max[i], "share",
-                                          real_or_null(share_of_gemm(r, s, (mp_phase)i))));
-    for (int i = 0; i < r->arch.n_linears; i++)
-        json_object_set_new(errors, r->arch.linears[i].name, real_or_null(results[i].rel_error));
-    return json_pack("{s:I, s:f, s:o, s:o, s:I}", "block", (json_int_t)block, "wall_s", seconds,
-                     "phases", phases, "rel_error", errors, "node_peak_bytes",
+                                json_pack("{s:f, s:f, s:o}", "seconds", s->max[i], "least", s->min[i],
+                                          "share", real_or_null(share_of_gemm(r, s, (mp_phase)i))));
+    for (int64_t b = first; b < first + count; b++) {
+        const mp_linear_result *results = r->results + b * r->arch.n_linears;
+        json_t *errors = json_object();
+
+        for (int i = 0; i < r->arch.n_linears; i++)
+            json_object_set_new(errors, r->arch.linears[i].name, real_or_null(results[i].rel_error));
+        json_array_append_new(blocks,
+                              json_pack("{s:I, s:o}", "block", (json_int_t)b, "rel_error", errors));
+    }
+    return json_pack("{s:I, s:f, s:o, s:o, s:I}", "block", (json_int_t)(first + count - 1), "wall_s",
+                     seconds, "phases", phases, "blocks", blocks, "node_peak_bytes",
                      (json_int_t)node_bytes);
 }
 
-/* The mean relative error of the block's compressed linear maps; NaN without any. */
-static double mean_error(const run *r, int64_t block)
+/* The mean relative error of the blocks' compressed linear maps; NaN without any. */
+static double mean_error(const run *r, int64_t first, int blocks)
 {
-    const mp_linear_result *results = r->results + block * r->arch.n_linears;
+    const mp_linear_result *results = r->results + first * r->arch.n_linears;
     double sum = 0.0;
     int count = 0;
 
-    for (int i = 0; i < r->arch.n_linears; i++)
+    for (int i = 0; i < blocks * r->arch.n_linears; i++)
         if (results[i].compressed && isfinite(results[i].rel_error)) {
             sum += results[i].rel_error;
             count++;
@@ -119,29 +125,44 @@ static double mean_error(const run *r, int64_t block)
     return count > 0 ? sum / count : NAN;
 }
 
-static void say_block(const run *r, int64_t block, double seconds, const mp_clock_summary *s,
-                      int64_t node_bytes)
+/* "forward 0.1s 80%, ..., " for the phases that count flop, and how long the ranks waited. */
+static void phases_text(const run *r, const mp_clock_summary *s, char text[512])
 {
     static const mp_phase shown[] = {MP_PHASE_FORWARD, MP_PHASE_MOMENT, MP_PHASE_FACTOR,
-                                     MP_PHASE_SWEEP, MP_PHASE_ERROR};
-    char text[512] = "", took[32], left[32];
-    double to_go = (double)(r->arch.n_blocks - block - 1), error = mean_error(r, block);
+                                     MP_PHASE_GRAM,    MP_PHASE_REDUCE, MP_PHASE_BACK,
+                                     MP_PHASE_SWEEP,   MP_PHASE_ERROR};
     size_t used = 0;
 
-    if (isfinite(error)) used += (size_t)snprintf(text, sizeof text, "error %.4f, ", error);
+    text[0] = '\0';
     for (size_t i = 0; i < sizeof shown / sizeof shown[0]; i++) {
         double share = share_of_gemm(r, s, shown[i]);
 
         if (isfinite(share))
-            used += (size_t)snprintf(text + used, sizeof text - used, "%s %.1fs %.0f%%, ",
+            used += (size_t)snprintf(text + used, 512 - used, "%s %.1fs %.0f%%, ",
                                      mp_phase_name(shown[i]), s->max[shown[i]], 100.0 * share);
     }
-    mp_log(MP_LOG_INFO, "block %lld/%lld in %s: %s%.1f GiB per node, ETA %s", (long long)block + 1,
-           (long long)r->arch.n_blocks, mp_duration(seconds, took), text, (double)node_bytes / gib,
-           mp_duration(seconds * to_go, left));
+    if (r->comm->size > 1 && s->max[MP_PHASE_IDLE] > 0.0)
+        snprintf(text + used, 512 - used, "idle %.1f to %.1fs, ", s->min[MP_PHASE_IDLE],
+                 s->max[MP_PHASE_IDLE]);
 }
 
-mp_status report_block(run *r, int64_t block, double seconds)
+static void say_blocks(const run *r, int64_t first, int count, double seconds,
+                       const mp_clock_summary *s, int64_t node_bytes)
+{
+    char text[512], which[64], took[32], left[32], error[32] = "";
+    double blocks = (double)r->arch.n_blocks, done = (double)(first + count);
+
+    snprintf(which, sizeof which, count > 1 ? "blocks %lld-%lld" : "block %lld", (long long)first + 1,
+             (long long)first + count);
+    if (isfinite(mean_error(r, first, count)))
+        snprintf(error, sizeof error, "error %.4f, ", mean_error(r, first, count));
+    phases_text(r, s, text);
+    mp_log(MP_LOG_INFO, "%s/%lld in %s: %s%s%.1f GiB per node, ETA %s", which, (long long)blocks,
+           mp_duration(seconds, took), error, text, (double)node_bytes / gib,
+           mp_duration(seconds / (double)count * (blocks - done), left));
+}
+
+mp_status report_blocks(run *r, int64_t first, int count, double seconds)
 {
     mp_clock delta;
     mp_clock_summary s;
@@ -151,10 +172,10 @@ mp_status report_block(run *r, int64_t block, double seconds)
     MP_TRY(mp_clock_gather(r->comm, &delta, &s));
     MP_TRY(mp_comm_peak_bytes(r->comm, &job_bytes, &node_bytes));
     if (mp_progress_is_shown())
-        mp_progress((double)block + 1.0, (double)r->arch.n_blocks, "blocks");
+        mp_progress((double)(first + count), (double)r->arch.n_blocks, "blocks");
     else
-        say_block(r, block, seconds, &s, node_bytes);
-    return log_event(r, "block_done", block_figures(r, block, seconds, &s, node_bytes));
+        say_blocks(r, first, count, seconds, &s, node_bytes);
+    return log_event(r, "block_done", block_figures(r, first, count, seconds, &s, node_bytes));
 }
 
 static json_t *linears_json(const run *r)

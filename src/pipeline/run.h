@@ -62,7 +62,7 @@ mp_status run_write_block(run *r, mp_checkpoint *to, int64_t block, const mp_lin
 
 /* report.c: what to tell.  Those that gather figures are collective; rank 0 writes. */
 mp_status report_start(const run *r);
-mp_status report_block(run *r, int64_t block, double seconds);
+mp_status report_blocks(run *r, int64_t first, int count, double seconds);
 mp_status report_finish(const run *r);
 json_t *report_identity(const run *r);
 

@@ -1,5 +1,6 @@
 /* Floors 5 and 6 against reference results: statistics, factors and solvers (tests/data/golden, and
  * stories260k where the reference material is there). */
+#include "golden.h"
 #include "worker.h"
 
 #include "mpress/dlinalg.h"
@@ -17,53 +18,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-
-typedef struct golden {
-    const char *model, *dir; /* directories of the model and of its reference results */
-    int64_t block;           /* whose results are there */
-} golden;
-
-static const golden goldens[] = {
-    {MPRESS_DATA "/wikillama-5m", MPRESS_DATA "/golden", 3},
-    {MPRESS_SHARED "/models/stories260k", MPRESS_SHARED "/golden/stories260k", 0},
-    {MPRESS_SHARED "/models/stories260k", MPRESS_SHARED "/golden/stories260k", 2},
-};
-
-enum { GOLDENS = sizeof goldens / sizeof goldens[0] };
-
-static mp_status open_golden(const golden *g, const char *file, mp_source **source)
-{
-    char *path = NULL;
-    mp_status st;
-
-    MP_TRY(mp_path_join(g->dir, file, &path));
-    st = mp_safetensors_open(path, source);
-    mp_free(path);
-    return st;
-}
-
-/* A tensor as doubles, owned by the caller; NULL where the file does not have it. */
-static mp_status load(const mp_source *source, const char *name, double **values, int64_t shape[2])
-{
-    int64_t index = mp_source_find(source, name), count;
-    const mp_tensor_info *info;
-    float *single = NULL;
-    mp_status st;
-
-    *values = NULL;
-    if (index < 0) return MP_OK;
-    info = source->at(source->self, index);
-    count = mp_tensor_elements(info);
-    shape[0] = info->shape[0];
-    shape[1] = info->ndim > 1 ? info->shape[1] : 1;
-    MP_TRY(MP_NEW(*values, count, name));
-    if (info->dtype == MP_F64) return source->read(source->self, index, 0, count * 8, *values);
-    MP_TRY(MP_NEW(single, count, name));
-    st = source->read(source->self, index, 0, count * 4, single);
-    for (int64_t i = 0; i < count; i++) (*values)[i] = (double)single[i];
-    mp_free(single);
-    return st;
-}
 
 /* --- statistics ----------------------------------------------------------------------------------- */
 
@@ -178,7 +132,7 @@ static mp_status check_statistics(const mp_comm *c, const golden *g, const char 
     mp_source *statistics = NULL;
     pass p = {0};
 
-    MP_TRY(open_golden(g, "statistics.safetensors", &statistics));
+    MP_TRY(golden_open(g, "statistics.safetensors", &statistics));
     MP_TRY(pass_open(c, g, statistics, &p));
     MP_TRY(measure(c, &p, ratio, tile, moments));
     for (int s = 0; s < p.arch.n_states; s++) {
@@ -187,7 +141,7 @@ static mp_status check_statistics(const mp_comm *c, const golden *g, const char 
         int64_t shape[2];
 
         snprintf(name, sizeof name, "%s.%lld.%s", prefix, (long long)g->block, p.arch.states[s].name);
-        MP_TRY(load(statistics, name, &h, shape));
+        MP_TRY(golden_load(statistics, name, &h, shape));
         MP_TRY(mp_moment_finish(moments[s], (mp_grid){s % c->size, 1, 1}));
         MP_EXPECT(moments[s]->tokens == (int64_t)((double)p.hidden->n_tokens *
                                                   (p.arch.states[s].normalised ? ratio : 1.0)) *
@@ -222,48 +176,6 @@ static mp_status statistics_equal_the_reference(const mp_comm *c)
 
 /* --- solvers -------------------------------------------------------------------------------------- */
 
-/* A moment that holds the reference's H, on the grid where it will be factorised. */
-static mp_status moment_of(const mp_comm *c, const double *h, int64_t n, int64_t tile, mp_grid grid,
-                           mp_moment **moment)
-{
-    mp_moment *m = NULL;
-    mp_dmat *d;
-
-    MP_TRY(mp_moment_create(c, n, tile, &m));
-    d = m->matrix;
-    for (int64_t j = 0; j < d->order; j++)
-        for (int64_t i = j; i < d->order; i++) {
-            int64_t a = d->order - 1 - i, b = d->order - 1 - j;
-
-            if (a >= n || b >= n || mp_grid_rank(&d->grid, i / d->nb, j / d->nb) != c->rank) continue;
-            mp_dmat_tile(d, i / d->nb, j / d->nb)[j % d->nb * d->local_rows + i % d->nb] = h[a * n + b];
-        }
-    MP_TRY(mp_moment_finish(m, grid));
-    *moment = m;
-    return MP_OK;
-}
-
-static mp_status load_weight(const golden *g, const char *linear, double **weight, int64_t shape[2])
-{
-    mp_source *model = NULL;
-    char name[256];
-    float *rows = NULL;
-    const mp_tensor_info *info;
-
-    snprintf(name, sizeof name, "model.layers.%s.weight", linear);
-    MP_TRY(mp_safetensors_open(g->model, &model));
-    info = model->at(model->self, mp_source_find(model, name));
-    shape[0] = info->shape[0];
-    shape[1] = info->shape[1];
-    MP_TRY(MP_NEW(rows, shape[0] * shape[1], "weights"));
-    MP_TRY(MP_NEW(*weight, shape[0] * shape[1], "weights"));
-    MP_TRY(mp_weights_rows(model, name, 0, shape[0], rows));
-    for (int64_t i = 0; i < shape[0] * shape[1]; i++) (*weight)[i] = (double)rows[i];
-    mp_free(rows);
-    mp_source_close(&model);
-    return MP_OK;
-}
-
 /* Rows of one linear map, cut over the ranks as the pipeline cuts them. */
 static mp_status problem_of(const mp_comm *c, const mp_moment *m, const double *weight,
                             const int64_t shape[2], mp_problem *p)
@@ -276,23 +188,6 @@ static mp_status problem_of(const mp_comm *c, const mp_moment *m, const double *
             mp_problem_strip(p, p->weight, 0, r)[j * MP_STRIP + r % MP_STRIP] =
                 (float)weight[(p->part[0].first_row + r) * p->n + j];
     return MP_OK;
-}
-
-/* tr(D H D^T) of rows [begin, begin + count) of two matrices. */
-static double loss_of(const double *h, const double *w, const double *v, int64_t n, int64_t begin,
-                      int64_t count)
-{
-    double loss = 0.0;
-
-    for (int64_t r = begin; r < begin + count; r++)
-        for (int64_t i = 0; i < n; i++) {
-            double di = w[r * n + i] - v[r * n + i], sum = 0.0;
-
-            if (di == 0.0) continue;
-            for (int64_t j = 0; j < n; j++) sum += h[i * n + j] * (w[r * n + j] - v[r * n + j]);
-            loss += di * sum;
-        }
-    return loss;
 }
 
 /* 99.9% of the mask equal, the loss within 0.1%, and the error as the program reports it the same. */
@@ -313,9 +208,9 @@ static mp_status compare_solution(const mp_comm *c, mp_problem *p, const double 
             sums[0] += (mine[i] == 0.0) != (reference[i] == 0.0);
             sums[1] += (double)(signbit(mine[i]) && mine[i] == 0.0); /* zeros must be +0 */
         }
-    sums[2] = loss_of(h, weight, mine, p->n, part->first_row, part->rows);
-    sums[3] = loss_of(h, weight, reference, p->n, part->first_row, part->rows);
-    sums[4] = loss_of(h, weight, zeros, p->n, part->first_row, part->rows);
+    sums[2] = golden_loss(h, weight, mine, p->n, part->first_row, part->rows);
+    sums[3] = golden_loss(h, weight, reference, p->n, part->first_row, part->rows);
+    sums[4] = golden_loss(h, weight, zeros, p->n, part->first_row, part->rows);
     MP_TRY(mp_comm_sum(c, sums, 5));
     MP_EXPECT(sums[0] <= 0.001 * (double)(part->d_out * p->n));
     MP_EXPECT(sums[1] == 0.0);
@@ -375,7 +270,7 @@ static mp_status check_linear(const mp_comm *c, const golden *g, const mp_source
     double *weight = NULL, *reference = NULL;
     char name[128];
 
-    MP_TRY(load_weight(g, linear, &weight, shape));
+    MP_TRY(golden_weight(g, linear, &weight, shape));
     for (size_t i = 0; i < sizeof solvers / sizeof solvers[0]; i++) {
         const mp_method *method = mp_method_find(solvers[i].method);
         mp_method_options options = {.damp = 0.01, .blocksize = 128};
@@ -385,10 +280,10 @@ static mp_status check_linear(const mp_comm *c, const golden *g, const mp_source
         double energy;
 
         snprintf(name, sizeof name, "%s.%s", linear, solvers[i].label);
-        MP_TRY(load(solve, name, &reference, of));
+        MP_TRY(golden_load(solve, name, &reference, of));
         if (reference == NULL) continue;
         MP_TRY(mp_pattern_parse(solvers[i].pattern, &options.pattern));
-        MP_TRY(moment_of(c, h, shape[1], 128, grid, &m));
+        MP_TRY(golden_moment(c, h, shape[1], 128, grid, &m));
         MP_TRY(method->prepare(&options, m, &outcome));
         MP_TRY(mp_comm_agree(c, MP_OK));
         MP_TRY(problem_of(c, m, weight, shape, &p));
@@ -397,7 +292,7 @@ static mp_status check_linear(const mp_comm *c, const golden *g, const mp_source
         MP_TRY(compare_solution(c, &p, h, weight, reference, energy));
         mp_free(reference);
         snprintf(name, sizeof name, "%s.U", linear);
-        MP_TRY(load(solve, name, &reference, of));
+        MP_TRY(golden_load(solve, name, &reference, of));
         if (strcmp(method->name, "sparsegpt") == 0) MP_TRY(compare_factor(c, m, reference));
         mp_free(reference);
         mp_problem_close(&p);
@@ -414,15 +309,15 @@ static mp_status check_solvers(const mp_comm *c, const golden *g, mp_grid grid, 
         {"self_attn.q_proj", "attn_in"}, {"mlp.gate_proj", "ffn_in"}, {"mlp.down_proj", "ffn_mid"}};
     mp_source *statistics = NULL, *solve = NULL;
 
-    MP_TRY(open_golden(g, "statistics.safetensors", &statistics));
-    MP_TRY(open_golden(g, "solve.safetensors", &solve));
+    MP_TRY(golden_open(g, "statistics.safetensors", &statistics));
+    MP_TRY(golden_open(g, "solve.safetensors", &solve));
     for (int i = 0; i < 3; i++) {
         char name[64];
         double *h = NULL;
         int64_t shape[2];
 
         snprintf(name, sizeof name, "H.%lld.%s", (long long)g->block, of[i][1]);
-        MP_TRY(load(statistics, name, &h, shape));
+        MP_TRY(golden_load(statistics, name, &h, shape));
         snprintf(name, sizeof name, "%lld.%s", (long long)g->block, of[i][0]);
         MP_TRY(check_linear(c, g, solve, name, h, grid, compared));
         mp_free(h);

@@ -6,7 +6,7 @@
 #include <stdio.h>
 #include <string.h>
 
-static const mp_case *const areas[] = {cases_comm,    cases_method,  cases_arch,       cases_weights,
+static const mp_case *const areas[] = {cases_comm,    cases_method, cases_lowrank,  cases_arch,       cases_weights,
                                        cases_kernels, cases_forward, cases_checkpoint, cases_export};
 
 mp_status mp_case_skip(const char *why)

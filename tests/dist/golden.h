@@ -1,0 +1,34 @@
+/* Reference results (tests/data/golden, and stories260k where the reference material is there). */
+#ifndef MPRESS_TESTS_GOLDEN_H
+#define MPRESS_TESTS_GOLDEN_H
+
+#include "mpress/moment.h"
+#include "mpress/source.h"
+
+typedef struct golden {
+    const char *model, *dir; /* directories of the model and of its reference results */
+    int64_t block;           /* whose results are there */
+} golden;
+
+enum { GOLDENS = 3 };
+
+extern const golden goldens[GOLDENS]; /* the first one is always there */
+
+/* A file of reference results; mp_source_close. */
+mp_status golden_open(const golden *g, const char *file, mp_source **source);
+
+/* A tensor as doubles, owned by the caller; NULL where the file does not have it. */
+mp_status golden_load(const mp_source *source, const char *name, double **values, int64_t shape[2]);
+
+/* A moment that holds the reference's H, on the grid where it will be factorised. */
+mp_status golden_moment(const mp_comm *c, const double *h, int64_t n, int64_t tile, mp_grid grid,
+                        mp_moment **moment);
+
+/* Weights of "3.self_attn.q_proj" of the model, owned by the caller. */
+mp_status golden_weight(const golden *g, const char *linear, double **weight, int64_t shape[2]);
+
+/* tr(D H D^T) of rows [begin, begin + count) of two matrices. */
+double golden_loss(const double *h, const double *w, const double *v, int64_t n, int64_t begin,
+                   int64_t count);
+
+#endif
