@@ -7,9 +7,10 @@
 #include "mpress/corpus.h"
 
 /* Rank 0 calls `from` (mp_corpus_calibration or mp_corpus_evaluation) and keeps the tokens; the others
- * get count and seqlen.  Collective; the status is agreed. */
+ * get count and seqlen.  Windows longer than the `positions` of the model are warned of (0: it has no
+ * limit).  Collective; the status is agreed. */
 mp_status mp_draw_windows(const mp_comm *comm, const mp_corpus_request *request,
-                          mp_status (*from)(const mp_corpus_request *, mp_windows *),
+                          mp_status (*from)(const mp_corpus_request *, mp_windows *), int64_t positions,
                           mp_windows *windows);
 
 #endif

@@ -101,7 +101,7 @@ static mp_status parse_option(const mp_command_line *line, int argc, char **argv
         return store(row, "", config);
     }
     if (equals != NULL) return store(row, equals + 1, config);
-    if (*at + 1 >= argc || strncmp(argv[*at + 1], "--", 2) == 0)
+    if (*at + 1 >= argc || find_row(line, argv[*at + 1]) >= 0)
         return mp_fail(MP_ERR_ARG, "%s: expected a value (%s)", row->name, row->value);
     return store(row, argv[++*at], config);
 }

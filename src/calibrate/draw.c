@@ -1,7 +1,9 @@
 #include "mpress/draw.h"
 
+#include "mpress/log.h"
+
 mp_status mp_draw_windows(const mp_comm *comm, const mp_corpus_request *request,
-                          mp_status (*from)(const mp_corpus_request *, mp_windows *),
+                          mp_status (*from)(const mp_corpus_request *, mp_windows *), int64_t positions,
                           mp_windows *windows)
 {
     int64_t shape[2];
@@ -12,5 +14,8 @@ mp_status mp_draw_windows(const mp_comm *comm, const mp_corpus_request *request,
     MP_TRY(mp_comm_bcast(comm, shape, sizeof shape, 0));
     windows->count = shape[0];
     windows->seqlen = shape[1];
+    if (positions > 0 && windows->seqlen > positions)
+        mp_log(MP_LOG_WARNING, "%s: windows of %lld tokens are longer than the %lld positions of the model",
+               request->path, (long long)windows->seqlen, (long long)positions);
     return MP_OK;
 }

@@ -19,7 +19,7 @@ static mp_status parse_n_of_m(const char *text, const char *colon, mp_pattern *p
     if (mp_parse_int(first, &pattern->n) != 0 || mp_parse_int(colon + 1, &pattern->m) != 0 ||
         pattern->n < 1 || pattern->m > LARGEST_GROUP || 2 * pattern->n != pattern->m)
         return mp_fail(MP_ERR_ARG,
-                       "--sparsity %s: expected N:M with N = M/2 (2:4, 4:8, ...) and M at most %d: "
+                       "sparsity %s: expected N:M with N = M/2 (2:4, 4:8, ...) and M at most %d: "
                        "N of every M weights are removed, and only at one half do \"N kept\" and "
                        "\"N removed\" mean the same",
                        text, LARGEST_GROUP);
@@ -33,13 +33,13 @@ mp_status mp_pattern_parse(const char *text, mp_pattern *pattern)
 
     *pattern = (mp_pattern){0};
     if (text == NULL)
-        return mp_fail(MP_ERR_ARG, "--sparsity: expected a share in (0, 1) such as 0.5, or N:M such "
+        return mp_fail(MP_ERR_ARG, "sparsity: expected a share in (0, 1) such as 0.5, or N:M such "
                                    "as 2:4");
     colon = strchr(text, ':');
     if (colon != NULL) return parse_n_of_m(text, colon, pattern);
     if (mp_parse_double(text, &pattern->sparsity) != 0 || pattern->sparsity <= 0.0 ||
         pattern->sparsity >= 1.0)
-        return mp_fail(MP_ERR_ARG, "--sparsity %s: expected a share in (0, 1) such as 0.5, or N:M "
+        return mp_fail(MP_ERR_ARG, "sparsity %s: expected a share in (0, 1) such as 0.5, or N:M "
                                    "such as 2:4",
                        text);
     return MP_OK;
@@ -50,12 +50,12 @@ mp_status mp_pattern_fits(const mp_pattern *pattern, const char *name, int64_t d
 {
     if (pattern->m == 0) return MP_OK;
     if (blocksize % pattern->m != 0)
-        return mp_fail(MP_ERR_ARG, "--sparsity %lld:%lld: %lld does not divide the block size %lld",
+        return mp_fail(MP_ERR_ARG, "sparsity %lld:%lld: %lld does not divide the block size %lld",
                        (long long)pattern->n, (long long)pattern->m, (long long)pattern->m,
                        (long long)blocksize);
     if (d_in % pattern->m != 0)
         return mp_fail(MP_ERR_ARG,
-                       "--sparsity %lld:%lld: %lld does not divide the %lld input channels of %s "
+                       "sparsity %lld:%lld: %lld does not divide the %lld input channels of %s "
                        "(leave it dense with --skip, or choose another pattern)",
                        (long long)pattern->n, (long long)pattern->m, (long long)pattern->m,
                        (long long)d_in, name);

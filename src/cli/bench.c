@@ -105,7 +105,8 @@ static mp_status read_method(bench_config *config, mp_method_options *options, c
 
     if (strcmp(config->method, "auto") == 0) config->method = factors ? "asvd+" : "sparsegpt";
     *method = mp_method_find(config->method);
-    if (*method == NULL) return mp_fail(MP_ERR_ARG, "--method %s: no such method", config->method);
+    if (*method == NULL) return mp_fail(MP_ERR_ARG, "--method %s: no such method ('mpress compress --help' lists them)",
+                       config->method);
     if (config->repeat < 1)
         return mp_fail(MP_ERR_ARG, "--repeat %lld: expected at least 1", (long long)config->repeat);
     options->whiten = strcmp(config->svd, "cholesky") == 0;

@@ -69,8 +69,8 @@ mp_status bench_block(const mp_comm *comm, const bench_config *config, const mp_
     mp_status st;
 
     if (config->config == NULL) return mp_fail(MP_ERR_ARG, "'mpress bench block' needs --config FILE");
-    if (config->seqlen < 1 || config->tokens < config->seqlen)
-        return mp_fail(MP_ERR_ARG, "--tokens %lld --seqlen %lld: expected at least one sequence",
+    if (config->seqlen < 1 || config->tokens < 1 || config->tokens % config->seqlen != 0)
+        return mp_fail(MP_ERR_ARG, "--tokens %lld --seqlen %lld: expected whole sequences",
                        (long long)config->tokens, (long long)config->seqlen);
     MP_TRY(mp_order_parse(config->propagate, &run.order));
     MP_TRY(mp_arch_load(config->config, &arch));

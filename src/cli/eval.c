@@ -41,8 +41,11 @@ static mp_status draw(const mp_comm *comm, const eval_config *config, const char
                                  .nsamples = config->max_windows, .seqlen = config->seqlen,
                                  .vocabulary = arch->vocabulary};
 
+    if (config->max_windows < 0)
+        return mp_fail(MP_ERR_ARG, "--max-windows %lld: expected 0 (all) or more",
+                       (long long)config->max_windows);
     MP_TRY(mp_bos_parse(config->bos, &request.bos));
-    return mp_draw_windows(comm, &request, mp_corpus_evaluation, windows);
+    return mp_draw_windows(comm, &request, mp_corpus_evaluation, arch->max_positions, windows);
 }
 
 static mp_status open_model(const char *path, mp_arch *arch, mp_source **source, char **assets)

@@ -123,8 +123,8 @@ static void print_members(const json_t *object, const char *prefix)
 /* One linear map over all blocks. */
 typedef struct summary {
     const char *name;
-    int blocks, measured;
-    double sparsity, rel_error, worst; /* sums, and the largest error */
+    int blocks, measured; /* that are compressed, and whose error is known */
+    double sparsity, rank, rel_error, worst; /* sums, and the largest error */
 } summary;
 
 static void add_up(const json_t *record, summary *s)
@@ -133,7 +133,9 @@ static void add_up(const json_t *record, summary *s)
     const json_t *error = json_object_get(record, "rel_error");
 
     s->name = text_of(record, "name");
+    if (strcmp(text_of(record, "method"), "dense") == 0) return;
     s->blocks++;
+    s->rank += json_number_value(json_object_get(record, "rank"));
     s->sparsity += json_number_value(sparsity);
     if (!json_is_number(error)) return;
     s->measured++;
@@ -162,10 +164,13 @@ static void print_linears(const json_t *linears)
         if (i == count) count++;
     }
     if (count == 0) return;
-    printf("  %-24s %6s  %8s  %10s  %10s\n", "linear map", "blocks", "sparsity", "mean error",
-           "worst");
+    printf("  %-24s %10s  %8s  %9s  %10s  %10s\n", "linear map", "compressed", "sparsity", "mean rank",
+           "mean error", "worst");
     for (int i = 0; i < count; i++) {
-        printf("    %-22s %6d  %8.4f", all[i].name, all[i].blocks, all[i].sparsity / all[i].blocks);
+        double blocks = all[i].blocks > 0 ? (double)all[i].blocks : 1.0;
+
+        printf("    %-22s %10d  %8.4f  %9.1f", all[i].name, all[i].blocks, all[i].sparsity / blocks,
+               all[i].rank / blocks);
         if (all[i].measured > 0)
             printf("  %10.3e  %10.3e", all[i].rel_error / all[i].measured, all[i].worst);
         printf("\n");
@@ -185,9 +190,12 @@ static void print_checkpoint(const json_t *report)
 static void print_tokens(const json_t *tokens)
 {
     label("tokens");
-    printf("%lld window%s of %lld, ids %lld to %lld\n", number_of(tokens, "windows"),
-           number_of(tokens, "windows") == 1 ? "" : "s", number_of(tokens, "seqlen"),
-           number_of(tokens, "lowest"), number_of(tokens, "highest"));
+    if (number_of(tokens, "windows") == 0)
+        printf("a stream of %lld", number_of(tokens, "seqlen"));
+    else
+        printf("%lld window%s of %lld", number_of(tokens, "windows"),
+               number_of(tokens, "windows") == 1 ? "" : "s", number_of(tokens, "seqlen"));
+    printf(", ids %lld to %lld\n", number_of(tokens, "lowest"), number_of(tokens, "highest"));
 }
 
 void inspect_print(const json_t *report)

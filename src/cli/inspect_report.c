@@ -172,7 +172,7 @@ static mp_status report_tokens(const mp_source *source, int64_t index, json_t *r
     MP_TRY(set(report, "kind", json_string("tokens")));
     return set(report, "tokens",
                json_pack("{s:I, s:I, s:i, s:i}", "windows",
-                         (json_int_t)(info->ndim == 2 ? info->shape[0] : 1), "seqlen",
+                         (json_int_t)(info->ndim == 2 ? info->shape[0] : 0), "seqlen",
                          (json_int_t)(info->ndim == 2 ? info->shape[1] : count), "lowest",
                          (int)lowest, "highest", (int)highest));
 }
@@ -196,6 +196,14 @@ out:
     return st;
 }
 
+/* Files of a checkpoint are looked at through its directory. */
+static int is_hdf5(const char *path)
+{
+    const size_t length = strlen(path);
+
+    return length > 3 && strcmp(path + length - 3, ".h5") == 0;
+}
+
 mp_status inspect_report(const char *path, json_t **report)
 {
     json_t *made = json_object();
@@ -204,6 +212,9 @@ mp_status inspect_report(const char *path, json_t **report)
     MP_GO(set(made, "path", json_string(path)));
     if (!mp_path_exists(path))
         st = mp_fail(MP_ERR_IO, "%s: not there", path);
+    else if (is_hdf5(path))
+        st = mp_fail(MP_ERR_ARG, "%s: an HDF5 file, expected the directory OUT of the checkpoint it belongs "
+                     "to (h5py and h5dump read the file itself)", path);
     else if (!mp_path_is_directory(path))
         st = report_file(path, made);
     else if (mp_checkpoint_is(path))

@@ -29,6 +29,7 @@ static mp_status run(const mp_comm *comm, int argc, char **argv)
     synth_config config;
 
     MP_TRY(command_parse(&command_synth, argc, argv, &config));
+    if (config.blocks == 0) return mp_fail(MP_ERR_ARG, "'mpress synth' needs --blocks N");
     if (config.blocks < 1)
         return mp_fail(MP_ERR_ARG, "--blocks %lld: expected 1 or more", (long long)config.blocks);
     if (config.seed < 0)

@@ -4,6 +4,7 @@
 #include "mpress/memory.h"
 
 #include <string.h>
+#include <sys/statvfs.h>
 
 static int64_t shared_now, shared_peak;
 
@@ -24,13 +25,34 @@ static mp_status attach(const mp_comm *comm, size_t bytes, mp_shared *s)
     return MP_OK;
 }
 
+/* Open MPI leaves a rank of the node waiting for ever where the file system of shared memory is too
+ * small (4.1.4), so that is looked at before.  A node of one rank does not use it. */
+static mp_status check_room(const mp_comm *comm, size_t bytes, const char *what)
+{
+    const double mib = 1.0 / (1 << 20), wanted = (double)bytes + (1 << 20);
+    struct statvfs info;
+    double room;
+
+    if (comm->node_size == 1 || comm->node_rank != 0 || statvfs("/dev/shm", &info) != 0) return MP_OK;
+    room = (double)info.f_bavail * (double)info.f_frsize;
+    if (room >= wanted) return MP_OK;
+    return mp_fail(MP_ERR_NOFIT,
+                   "%s: %.1f MiB of memory shared by the ranks of a node, but /dev/shm has %.1f MiB left: "
+                   "expected a larger one (--shm-size of a container), or one rank per node",
+                   what, wanted * mib, room * mib);
+}
+
 mp_status mp_shared_create(const mp_comm *comm, size_t bytes, const char *what, mp_shared **shared)
 {
     mp_shared *s = NULL;
-    mp_status st;
+    mp_status st = check_room(comm, bytes, what);
 
-    st = MP_NEW(s, 1, what);
-    MP_TRY(mp_comm_agree(comm, st));
+    if (st == MP_OK) st = MP_NEW(s, 1, what);
+    st = mp_comm_agree(comm, st);
+    if (st != MP_OK) {
+        mp_free(s);
+        return st;
+    }
     s->window = MPI_WIN_NULL;
     st = attach(comm, bytes > 0 ? bytes : 1, s);
     if (st != MP_OK)

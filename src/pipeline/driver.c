@@ -65,18 +65,21 @@ static mp_status read_options(run *r)
     return mp_length_policy_check(&r->runner.lengths, LONGEST_WINDOW);
 }
 
-/* Every linear map that will be compressed can take the pattern. */
-static mp_status check_shapes(const run *r)
+/* Every linear map that will be compressed can take the pattern, and there is one. */
+static mp_status check_shapes(run *r)
 {
     int skip[MP_MAX_LINEARS];
 
     for (int64_t b = 0; b < r->arch.n_blocks; b++) {
-        selection_of_block(&r->selected, &r->arch, b, skip);
+        r->wanted += selection_of_block(&r->selected, &r->arch, b, skip);
         for (int i = 0; i < r->arch.n_linears; i++)
             if (!skip[i])
                 MP_TRY(r->runner.method->fits(&r->runner.options, r->arch.linears[i].name,
                                               r->arch.linears[i].d_in));
     }
+    if (r->wanted == 0)
+        return mp_fail(MP_ERR_ARG, "--skip %s: matches every linear map of the blocks: nothing is left to "
+                       "compress", r->job->skip);
     return MP_OK;
 }
 
@@ -86,6 +89,7 @@ static mp_status open_model(run *r)
     MP_TRY(mp_arch_load(r->assets, &r->arch));
     MP_TRY(mp_weights_check(&r->arch, r->source));
     MP_TRY(selection_open(&r->selected, r->job, r->arch.n_blocks));
+    MP_TRY(selection_check(&r->selected, r->job, &r->arch));
     MP_TRY(check_shapes(r));
     MP_TRY(ranks_open(r));
     return MP_NEW(r->results, r->arch.n_blocks * r->arch.n_linears, "results");
@@ -133,11 +137,7 @@ static mp_status draw(const run *r, const char *path, int64_t count, int64_t seq
                                  .seqlen = seqlen, .vocabulary = r->arch.vocabulary,
                                  .seed = (uint64_t)r->job->seed, .bos = r->bos};
 
-    MP_TRY(mp_draw_windows(r->comm, &request, from, windows));
-    if (windows->seqlen > r->arch.max_positions && r->arch.max_positions > 0)
-        mp_log(MP_LOG_WARNING, "%s: windows of %lld tokens are longer than the %lld positions of the model",
-               path, (long long)windows->seqlen, (long long)r->arch.max_positions);
-    return MP_OK;
+    return mp_draw_windows(r->comm, &request, from, r->arch.max_positions, windows);
 }
 
 /* Read on rank 0: it looks at every tensor. */
@@ -150,6 +150,18 @@ static mp_status identify(run *r)
     return mp_comm_bcast(r->comm, r->identity, sizeof r->identity, 0);
 }
 
+/* The record of the options holds what the files decided where the user left it to them. */
+static void record_windows(const run *r)
+{
+    if (r->job->calib != NULL) {
+        json_object_set_new(r->job->options, "nsamples", json_integer((json_int_t)r->calibration.count));
+        json_object_set_new(r->job->options, "seqlen", json_integer((json_int_t)r->calibration.seqlen));
+    }
+    if (r->job->eval != NULL)
+        json_object_set_new(r->job->options, "eval-seqlen",
+                            json_integer((json_int_t)r->evaluation.seqlen));
+}
+
 static mp_status draw_windows(run *r)
 {
     const mp_job *job = r->job;
@@ -159,10 +171,12 @@ static mp_status draw_windows(run *r)
                     &r->calibration));
         MP_TRY(mp_length_policy_check(&r->runner.lengths, r->calibration.seqlen));
     }
-    if (job->eval == NULL) return MP_OK;
-    return draw(r, job->eval, job->max_windows,
-                job->eval_seqlen > 0 ? job->eval_seqlen : r->calibration.seqlen, mp_corpus_evaluation,
-                &r->evaluation);
+    if (job->eval != NULL)
+        MP_TRY(draw(r, job->eval, job->max_windows,
+                    job->eval_seqlen > 0 ? job->eval_seqlen : r->calibration.seqlen,
+                    mp_corpus_evaluation, &r->evaluation));
+    record_windows(r);
+    return MP_OK;
 }
 
 static mp_status evaluate(run *r, const mp_source *source, mp_perplexity_result *result)
@@ -291,10 +305,14 @@ static mp_status finish(run *r)
     MP_GO(mp_checkpoint_finish(r->checkpoint));
     MP_GO(mp_comm_agree(r->comm, mp_model_open(r->job->out, &compressed, &assets)));
     MP_GO(evaluate(r, compressed, &r->after));
+    MP_GO(report_write(r)); /* should the export fail, the run is complete without it */
     if (!r->job->no_export) {
         mark = mp_seconds();
         MP_GO(mp_path_join(r->job->out, "hf", &target));
-        MP_GO(mp_export(r->comm, compressed, assets, target, 0));
+        st = mp_export(r->comm, compressed, assets, target, 0);
+        if (st != MP_OK)
+            MP_GO(mp_fail(st, "%s; the checkpoint %s is complete: 'mpress export %s DIR' writes it elsewhere",
+                          mp_error_message(), r->job->out, r->job->out));
         mp_clock_lap(&r->runner.clock, MP_PHASE_EXPORT, 0.0, &mark);
     }
     MP_GO(report_finish(r));

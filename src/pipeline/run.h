@@ -27,6 +27,7 @@ typedef struct run {
     char *assets;       /* where its config and tokenizer are */
     char identity[16];
     selection selected;
+    int64_t wanted; /* linear maps that --skip and --blocks leave to compress */
     mp_bos bos;
     mp_windows calibration, evaluation; /* tokens on rank 0 only; counts on all */
     mp_perplexity_result before, after; /* windows = 0: not evaluated */
@@ -42,6 +43,9 @@ typedef struct run {
 
 mp_status selection_open(selection *s, const mp_job *job, int64_t n_blocks);
 void selection_close(selection *s);
+
+/* A --skip that matches nothing is a mistake: MP_ERR_ARG. */
+mp_status selection_check(const selection *s, const mp_job *job, const mp_arch *arch);
 
 /* skip[i] = 1 for the linear maps of `block` that --skip and --blocks leave dense; returns how many are
  * not. */
@@ -63,6 +67,7 @@ mp_status run_write_block(run *r, mp_checkpoint *to, int64_t block, const mp_lin
 /* report.c: what to tell.  Those that gather figures are collective; rank 0 writes. */
 mp_status report_start(const run *r);
 mp_status report_blocks(run *r, int64_t first, int count, double seconds);
+mp_status report_write(const run *r); /* report.json as things stand */
 mp_status report_finish(const run *r);
 json_t *report_identity(const run *r);
 

@@ -46,6 +46,20 @@ void selection_close(selection *s)
     s->has_pattern = 0;
 }
 
+mp_status selection_check(const selection *s, const mp_job *job, const mp_arch *arch)
+{
+    if (!s->has_pattern) return MP_OK;
+    for (int64_t b = s->first_block; b < s->end_block; b++)
+        for (int i = 0; i < arch->n_linears; i++) {
+            char name[256];
+
+            mp_arch_tensor_name(b, arch->linears[i].name, name);
+            if (regexec(&s->pattern, name, 0, NULL, 0) == 0) return MP_OK;
+        }
+    return mp_fail(MP_ERR_ARG, "--skip %s: matches no linear map, expected part of a name such as "
+                   "model.layers.%lld.%s", job->skip, (long long)s->first_block, arch->linears[0].name);
+}
+
 int selection_of_block(const selection *s, const mp_arch *arch, int64_t block, int *skip)
 {
     int left = 0;

@@ -31,6 +31,10 @@ static const struct {
     {"wanda 2:4 linear", "--method wanda --sparsity 2:4 --propagate linear"},
     {"wanda 4:8 block", "--method wanda --sparsity 4:8"},
     {"wanda 4:8 linear", "--method wanda --sparsity 4:8 --propagate linear"},
+    {"asvd+ 0.8 dense", "--method asvd+ --ratio 0.8"},
+    {"asvd+ 0.8 dense r=0.25", "--method asvd+ --ratio 0.8 --state-ratio 0.25"},
+    {"asvd 0.8 dense", "--method asvd --ratio 0.8"},
+    {"asvd 0.8 dense r=0.25", "--method asvd --ratio 0.8 --state-ratio 0.25"},
 };
 
 enum { RUNS = sizeof runs / sizeof runs[0] };
@@ -132,6 +136,53 @@ Test(run, does_not_depend_on_the_number_of_ranks, .timeout = 600)
     same_on_all_ranks("--method sparsegpt --sparsity 0.5 --propagate linear --blocks 1:4");
     same_on_all_ranks("--method wanda --sparsity 0.5 --propagate dense --skip down_proj");
     same_on_all_ranks("--method magnitude --sparsity 0.3 --state-ratio 0.5");
+}
+
+/* What the report says of the linear maps, of two runs: the same ranks, errors to 1e-6. */
+static void compare_reports(const char *scratch, int ranks)
+{
+    json_t *reports[2], *linears[2];
+    char path[256];
+
+    for (int i = 0; i < 2; i++) {
+        snprintf(path, sizeof path, "%s/%d/report.json", scratch, i == 0 ? 1 : ranks);
+        reports[i] = json_load_file(path, 0, NULL);
+        linears[i] = json_object_get(reports[i], "linears");
+        cr_assert_gt(json_array_size(linears[i]), 20, "%s", path);
+    }
+    cr_assert_eq(json_array_size(linears[0]), json_array_size(linears[1]));
+    for (size_t i = 0; i < json_array_size(linears[0]); i++) {
+        json_t *one = json_array_get(linears[0], i), *other = json_array_get(linears[1], i);
+
+        cr_expect_eq(member(one, "rank"), member(other, "rank"));
+        cr_expect(fabs(member(other, "kept") / member(one, "kept") - 1.0) < 1e-6);
+        cr_expect(fabs(member(other, "rel_error") - member(one, "rel_error")) <
+                  1e-3 * member(one, "rel_error"));
+    }
+    cr_expect(member(json_object_get(reports[0], "parameters"), "ratio") <= 0.8);
+    for (int i = 0; i < 2; i++) json_decref(reports[i]);
+}
+
+Test(run, low_rank_does_not_depend_on_the_number_of_ranks, .timeout = 600)
+{
+    static const char *const options[] = {"--method asvd+", "--method asvd+ --rank-policy spectrum",
+                                          "--method asvd --batch 3 --asvd-scale abs_max"};
+    static struct outcome o;
+    char scratch[64], arguments[2048];
+
+    for (int i = 0; i < 3; i++) {
+        scratch_make(scratch);
+        for (int ranks = 1; ranks <= 4; ranks++) {
+            snprintf(arguments, sizeof arguments,
+                     "compress %s/wikillama-5m %s/%d %s --no-export --calib "
+                     "%s/golden/calib.safetensors --nsamples 7",
+                     MPRESS_DATA, scratch, ranks, options[i], MPRESS_DATA);
+            launch(&o, ranks, arguments);
+            cr_assert_eq(o.code, 0, "%d ranks: %s", ranks, o.text);
+            if (ranks > 1) compare_reports(scratch, ranks);
+        }
+        scratch_remove(scratch);
+    }
 }
 
 Test(run, works_without_mpirun, .timeout = 600)
