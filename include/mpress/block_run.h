@@ -27,6 +27,7 @@ typedef struct mp_linear_result {
     double kept;      /* share of the energy that the factors keep, before rounding; NaN for others */
     mp_outcome outcome;
     int64_t tokens; /* that its statistics counted */
+    mp_grid grid;   /* the ranks that factorised its state */
 } mp_linear_result;
 
 enum { MP_MAX_BATCH = 64 };

@@ -97,8 +97,36 @@ static double share_of_gemm(const run *r, const mp_clock_summary *s, mp_phase ph
     return s->flop[phase] / s->max[phase] / r->gemm_flops;
 }
 
+/* Which ranks factorised which states of a block: {"attn_in": [first, count]}. */
+static json_t *groups_json(const run *r, const mp_linear_result *results)
+{
+    json_t *groups = json_object();
+
+    for (int s = 0; s < r->arch.n_states; s++)
+        for (int i = r->arch.states[s].first_linear, k = 0; k < r->arch.states[s].linear_count; k++)
+            if (results[i + k].compressed && results[i + k].grid.rows > 0)
+                json_object_set_new(groups, r->arch.states[s].name,
+                                    json_pack("[i, i]", results[i + k].grid.first,
+                                              results[i + k].grid.rows * results[i + k].grid.cols));
+    return groups;
+}
+
+/* Seconds that each rank waited for other groups, an array on rank 0. */
+static json_t *idle_json(const mp_comm *comm, double mine)
+{
+    json_t *all = json_array();
+    double *seconds = NULL;
+
+    if (MP_NEW(seconds, comm->size, "seconds of all ranks") == MP_OK)
+        MPI_Gather(&mine, 1, MPI_DOUBLE, seconds, 1, MPI_DOUBLE, 0, comm->mpi);
+    for (int i = 0; seconds != NULL && comm->rank == 0 && i < comm->size; i++)
+        json_array_append_new(all, json_real(seconds[i]));
+    mp_free(seconds);
+    return all;
+}
+
 static json_t *block_figures(const run *r, int64_t first, int count, double seconds,
-                             const mp_clock_summary *s, int64_t node_bytes)
+                             const mp_clock_summary *s, json_t *idle, int64_t node_bytes)
 {
     json_t *phases = json_object(), *blocks = json_array();
 
@@ -113,11 +141,11 @@ static json_t *block_figures(const run *r, int64_t first, int count, double seco
 
         for (int i = 0; i < r->arch.n_linears; i++)
             json_object_set_new(errors, r->arch.linears[i].name, real_or_null(results[i].rel_error));
-        json_array_append_new(blocks,
-                              json_pack("{s:I, s:o}", "block", (json_int_t)b, "rel_error", errors));
+        json_array_append_new(blocks, json_pack("{s:I, s:o, s:o}", "block", (json_int_t)b, "rel_error",
+                                                errors, "groups", groups_json(r, results)));
     }
-    return json_pack("{s:I, s:f, s:o, s:o, s:I}", "block", (json_int_t)(first + count - 1), "wall_s",
-                     seconds, "phases", phases, "blocks", blocks, "node_peak_bytes",
+    return json_pack("{s:I, s:f, s:o, s:o, s:o, s:I}", "block", (json_int_t)(first + count - 1), "wall_s",
+                     seconds, "phases", phases, "blocks", blocks, "idle_s", idle, "node_peak_bytes",
                      (json_int_t)node_bytes);
 }
 
@@ -157,6 +185,27 @@ static void phases_text(const run *r, const mp_clock_summary *s, char text[512])
                  s->max[MP_PHASE_IDLE]);
 }
 
+/* "attn_in on rank 0, attn_out on ranks 1-2": of one block. */
+static void say_groups(const run *r, int64_t block)
+{
+    json_t *groups = groups_json(r, r->results + block * r->arch.n_linears), *range;
+    char text[256] = "";
+    const char *state;
+    size_t used = 0;
+
+    json_object_foreach(groups, state, range)
+    {
+        int first = (int)json_integer_value(json_array_get(range, 0));
+        int count = (int)json_integer_value(json_array_get(range, 1));
+
+        used += (size_t)snprintf(text + used, sizeof text - used,
+                                 count > 1 ? "%s%s on ranks %d-%d" : "%s%s on rank %d",
+                                 used > 0 ? ", " : "", state, first, first + count - 1);
+    }
+    if (used > 0) mp_log(MP_LOG_INFO, "  block %lld: %s", (long long)block + 1, text);
+    json_decref(groups);
+}
+
 static void say_blocks(const run *r, int64_t first, int count, double seconds,
                        const mp_clock_summary *s, int64_t node_bytes)
 {
@@ -171,6 +220,8 @@ static void say_blocks(const run *r, int64_t first, int count, double seconds,
     mp_log(MP_LOG_INFO, "%s/%lld in %s: %s%s%.1f GiB per node, ETA %s", which, (long long)blocks,
            mp_duration(seconds, took), error, text, (double)node_bytes / gib,
            mp_duration(seconds / (double)count * (blocks - done), left));
+    for (int64_t b = first; b < first + count && r->ranks != NULL && r->comm->size > 1; b++)
+        say_groups(r, b);
 }
 
 mp_status report_blocks(run *r, int64_t first, int count, double seconds)
@@ -178,6 +229,7 @@ mp_status report_blocks(run *r, int64_t first, int count, double seconds)
     mp_clock delta;
     mp_clock_summary s;
     int64_t job_bytes, node_bytes;
+    json_t *idle;
 
     since_last_block(r, &delta);
     MP_TRY(mp_clock_gather(r->comm, &delta, &s));
@@ -186,7 +238,8 @@ mp_status report_blocks(run *r, int64_t first, int count, double seconds)
         mp_progress((double)(first + count), (double)r->arch.n_blocks, "blocks");
     else
         say_blocks(r, first, count, seconds, &s, node_bytes);
-    return log_event(r, "block_done", block_figures(r, first, count, seconds, &s, node_bytes));
+    idle = idle_json(r->comm, delta.seconds[MP_PHASE_IDLE]);
+    return log_event(r, "block_done", block_figures(r, first, count, seconds, &s, idle, node_bytes));
 }
 
 static json_t *linears_json(const run *r)

@@ -152,6 +152,7 @@ static mp_status prepare_all(mp_runner *run, unit *units, int count)
 
 static mp_status finish(mp_runner *run, unit *u)
 {
+    const mp_state *s = &run->arch->states[u->state];
     const mp_batch_item *item = u->item;
 
     enter(run, u);
@@ -159,9 +160,13 @@ static mp_status finish(mp_runner *run, unit *u)
         MP_TRY(lowrank_share_spectra(run, u->state, u->moment, item->skip, u->factors));
     if (run->spectra_only) return MP_OK;
     if (run->method->factorise != NULL)
-        return lowrank_publish(run, u->state, u->moment, &u->outcome, item->skip, u->factors,
-                               item->results);
-    return mp_runner_solve(run, u->state, u->moment, &u->outcome, item->skip, item->results);
+        MP_TRY(lowrank_publish(run, u->state, u->moment, &u->outcome, item->skip, u->factors,
+                               item->results));
+    else
+        MP_TRY(mp_runner_solve(run, u->state, u->moment, &u->outcome, item->skip, item->results));
+    for (int i = s->first_linear; i < s->first_linear + s->linear_count; i++)
+        item->results[i].grid = u->grid;
+    return MP_OK;
 }
 
 mp_status units_compress(mp_runner *run, unit *units, int count)
