@@ -169,8 +169,10 @@ out:
     return st;
 }
 
-/* The bias takes what the mean of the activations loses: b += (W - A B) mu.  Rank 0 of a node writes. */
-static mp_status correct_bias(const mp_runner *run, const mp_problem *p, int part, mp_linear *l)
+/* The bias takes what the mean of the activations loses: b += (W - A B) mu.  Rank 0 of a node writes.
+ * *mended: the energy T |(W - A B) mu|^2, which is therefore no error any more. */
+static mp_status correct_bias(const mp_runner *run, const mp_problem *p, int part, mp_linear *l,
+                              double *mended)
 {
     const mp_channels *c = p->moment->channels;
     const mp_part *rows = &p->part[part];
@@ -185,6 +187,7 @@ static mp_status correct_bias(const mp_runner *run, const mp_problem *p, int par
             shift[rows->first_row + row] += (double)strip[j * MP_STRIP] * c->sum[j] / c->weight;
     }
     MP_GO(mp_comm_sum(run->comm, shift, (int)l->d_out));
+    for (int64_t i = 0; i < l->d_out; i++) *mended += c->weight * shift[i] * shift[i];
     if (run->comm->node_rank == 0) {
         float *bias = (float *)l->bias;
 
@@ -235,8 +238,9 @@ static mp_status share_kept(const mp_runner *run, const mp_moment *moment, const
                         "telling the kept energy");
 }
 
+/* mended: [parts] energy of the differences that a corrected bias makes up for. */
 static mp_status publish_all(mp_runner *run, const mp_problem *p, const int *linear, mp_factors *factors,
-                             mp_linear_result *results)
+                             mp_linear_result *results, double *mended)
 {
     for (int i = 0; i < p->parts; i++) {
         mp_linear *l = &run->block->linears[linear[i]];
@@ -247,7 +251,7 @@ static mp_status publish_all(mp_runner *run, const mp_problem *p, const int *lin
         MP_TRY(publish(run, f, rank, l));
         mp_factors_free(f);
         MP_TRY(mp_comm_agree(run->comm, subtract_product(l, p, i)));
-        if (run->options.center && l->bias != NULL) MP_TRY(correct_bias(run, p, i, l));
+        if (run->options.center && l->bias != NULL) MP_TRY(correct_bias(run, p, i, l, &mended[i]));
     }
     return MP_OK;
 }
@@ -256,7 +260,7 @@ mp_status lowrank_publish(mp_runner *run, int state, const mp_moment *moment, co
                           const int *skip, mp_factors *factors, mp_linear_result *results)
 {
     double mark = mp_seconds(), n = (double)run->arch->states[state].width, rows;
-    double energy[MP_MAX_LINEARS] = {0.0}, loss[MP_MAX_LINEARS] = {0.0};
+    double energy[MP_MAX_LINEARS] = {0.0}, loss[MP_MAX_LINEARS] = {0.0}, mended[MP_MAX_LINEARS] = {0.0};
     int linear[MP_MAX_LINEARS];
     mp_problem p;
     mp_status st;
@@ -266,7 +270,7 @@ mp_status lowrank_publish(mp_runner *run, int state, const mp_moment *moment, co
     rows = (double)(p.strips * MP_STRIP);
     MP_GO(mp_layer_energy(&p, p.weight, energy));
     mp_clock_lap(&run->clock, MP_PHASE_ERROR, rows * n * n, &mark);
-    MP_GO(publish_all(run, &p, linear, factors, results));
+    MP_GO(publish_all(run, &p, linear, factors, results, mended));
     mp_clock_lap(&run->clock, MP_PHASE_PUBLISH, 0.0, &mark);
     MP_GO(mp_layer_energy(&p, p.difference, loss));
     for (int i = 0; i < p.parts; i++) {
@@ -274,7 +278,7 @@ mp_status lowrank_publish(mp_runner *run, int state, const mp_moment *moment, co
 
         r->compressed = 1;
         r->rank = run->ranks[linear[i]];
-        r->rel_error = energy[i] > 0.0 ? loss[i] / energy[i] : 0.0;
+        r->rel_error = energy[i] > 0.0 ? fmax(loss[i] - mended[i], 0.0) / energy[i] : 0.0;
         r->outcome = *outcome;
         r->tokens = moment->tokens;
     }

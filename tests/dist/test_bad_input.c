@@ -12,7 +12,8 @@ enum { MOST_WORDS = 5, SECONDS = 50 };
 /* What a failed run may leave. */
 enum leaves {
     NOTHING, /* the scratch directory is as it was */
-    A_RUN,   /* OUT with whole blocks, all of them in its journal, and no export */
+    A_RUN,   /* OUT with whole blocks, all of them in its journal, and neither report nor export */
+    A_REPORT /* the same with its report: all but the export is done */
 };
 
 /* The arguments may use the names of places_make (launch.h). */
@@ -29,6 +30,7 @@ struct row {
 #define COMPRESS_IT "compress $S/model $S/out --sparsity 2:4" CALIB
 #define EVAL_IT "eval $S/model --data $G/eval.safetensors --seqlen 256 --max-windows 3"
 #define COMPRESS "compress $M $S/out"
+#define LOW_RANK COMPRESS CALIB " --method asvd+"
 #define TO_OUT COMPRESS CALIB " --sparsity 2:4"
 
 /* Laid out by hand: a case on two or three lines. */
@@ -156,6 +158,33 @@ static const struct row rows[] = {
     {"state ratio without calibration", NULL, COMPRESS " --method magnitude --state-ratio 1.5", 64,
      {"--state-ratio 1.5", "expected a number in (0, 1]"}, NOTHING},
 
+    {"ratio of nothing", NULL, LOW_RANK " --ratio 0", 64, {"--ratio 0:", "expected a share"}, NOTHING},
+    {"ratio above one", NULL, LOW_RANK " --ratio 1.01", 64, {"--ratio 1.01", "expected a share"},
+     NOTHING},
+    {"ratio below rank 1", NULL, LOW_RANK " --ratio 0.001", 64,
+     {"self_attn.q_proj", "ratio 0.001 of 256 x 256 is 65", "rank 1 takes 512"}, NOTHING},
+    {"policy that does not exist", NULL, LOW_RANK " --rank-policy best", 64,
+     {"--rank-policy best", "uniform, spectrum or sensitivity"}, NOTHING},
+    {"spectrum over one linear map", NULL,
+     LOW_RANK " --rank-policy spectrum --blocks 0:1 --skip '[kvo]_proj|gate|up|down'", 64,
+     {"--rank-policy spectrum", "1 linear map", "two or more"}, A_RUN},
+    {"sparsity of factors", NULL, LOW_RANK " --sparsity 2:4", 64, {"--sparsity 2:4", "asvd+", "--ratio"},
+     NOTHING},
+    {"exponent of nothing", NULL, LOW_RANK " --alpha 0", 64, {"--alpha 0", "expected"}, NOTHING},
+    {"scale that does not exist", NULL, LOW_RANK " --asvd-scale mean", 64,
+     {"--asvd-scale mean", "abs_mean or abs_max"}, NOTHING},
+    {"road that does not exist", NULL, LOW_RANK " --svd full", 64, {"--svd full", "gram or cholesky"},
+     NOTHING},
+    {"centring of asvd", NULL, COMPRESS CALIB " --method asvd --center", 64, {"--center", "asvd+"},
+     NOTHING},
+    {"activations that overflow, low rank", weight_that_overflows,
+     "compress $S/model $S/out --method asvd+" CALIB, 65,
+     {"block 3, state attn_in", "non-finite activation", "token", "channel 5"}, A_RUN},
+    {"skip that matches nothing", NULL, TO_OUT " --skip self_atn", 64,
+     {"--skip self_atn", "matches no linear map"}, NOTHING},
+    {"skip that matches everything", NULL, TO_OUT " --skip .", 64, {"--skip .", "every linear map"},
+     NOTHING},
+
     {"no command", NULL, "", 64, {"expected a command"}, NOTHING},
     {"unknown command", NULL, "prune $M", 64, {"prune", "no such command"}, NOTHING},
     {"unknown option", NULL, TO_OUT " --seqlength 128", 64, {"--seqlength", "unknown option"},
@@ -206,7 +235,8 @@ static const struct row rows[] = {
      NOTHING},
     {"full disk at a block", disk_of_4_mib, TO_OUT, 74, {"/out/blocks/0000", "No space left"},
      A_RUN},
-    {"full disk at the export", disk_of_16_mib, TO_OUT, 74, {"/out/hf", "No space left"}, A_RUN},
+    {"full disk at the export", disk_of_16_mib, TO_OUT, 74,
+     {"/out/hf", "No space left", "is complete", "mpress export"}, A_REPORT},
     {"OUT is MODEL", sound_model, "compress $S/model $S/model --overwrite" CALIB, 65,
      {"/model", "no run of mpress"}, NOTHING},
     {"OUT is MODEL, a run", a_finished_run, "compress $S/out $S/out --overwrite" CALIB, 64,
@@ -295,7 +325,11 @@ static void check_run(const struct row *row)
     static struct outcome o;
 
     run_shell(&o,
-              "cd $S/out && { ls -d hf report.json; find . -name '*.tmp*'; "
+              row->leaves == A_REPORT ? "test -s $S/out/report.json && ! test -e $S/out/hf || echo hf"
+                                      : "ls -d $S/out/hf $S/out/report.json 2>/dev/null");
+    cr_expect_str_empty(o.text, "%s: left over:\n%s", row->name, o.text);
+    run_shell(&o,
+              "cd $S/out && { find . -name '*.tmp*'; "
               "for f in blocks/*.h5; do grep -q \"\\\"$f\\\"\" journal.jsonl || echo $f; done; } "
               "2>/dev/null");
     cr_expect_str_empty(o.text, "%s: left over:\n%s", row->name, o.text);
