@@ -49,7 +49,8 @@ typedef struct mp_rope {
 } mp_rope;
 
 typedef struct mp_arch {
-    const char *family; /* "llama", "mistral", "qwen2", "qwen3"; static */
+    const char *family;     /* "llama", "mistral", "qwen2", "qwen3"; static */
+    const char *class_name; /* its class in transformers: "LlamaForCausalLM"; static */
     int64_t n_blocks, d_model, d_ff, n_heads, n_kv_heads, head_dim, vocabulary, max_positions;
     double norm_eps;
     mp_rope rope;
@@ -63,10 +64,16 @@ typedef struct mp_arch {
     mp_vector_row vectors[MP_MAX_VECTORS];
 } mp_arch;
 
-/* From a directory with config.json, or the path of a JSON file.
+/* What an export with factored linear maps calls itself in config.json: "model_type" and the class
+ * in "architectures" are those of the family behind these words, and "truncation_ranks" has the
+ * rank of every factored map by its name. */
+#define MP_FACTORED_TYPE "mpress_factored_"
+#define MP_FACTORED_CLASS "Factored"
+
+/* From a directory with config.json, or the path of a JSON file.  A factored export is its family.
  * Errors: MP_ERR_IO, MP_ERR_FORMAT: missing key, size that is not positive, heads that do not
- * divide, an architecture, activation, rope type, bias or quantisation that no row covers, by name.
- */
+ * divide, an architecture, activation, rope type, bias or quantisation that no row covers,
+ * "truncation_ranks" that do not fit the shapes: by name. */
 mp_status mp_arch_load(const char *path, mp_arch *arch);
 mp_status mp_arch_parse(const json_t *config, const char *where, mp_arch *arch);
 
@@ -77,6 +84,9 @@ mp_status mp_arch_parse(const json_t *config, const char *where, mp_arch *arch);
 
 /* "model.layers.<block>.<suffix>" into buffer. */
 void mp_arch_tensor_name(int64_t block, const char *suffix, char buffer[256]);
+
+/* The row of the linear map "model.layers.<block>.<linear>"; NULL if the model has no such map. */
+const mp_linear_row *mp_arch_find_linear(const mp_arch *arch, const char *name);
 
 /* Parameters of one block; of its linear maps alone. */
 int64_t mp_arch_block_parameters(const mp_arch *arch);

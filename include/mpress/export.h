@@ -7,16 +7,38 @@
 #include "mpress/comm.h"
 #include "mpress/source.h"
 
-/* Writes all tensors of `source` (same names, shapes, dtypes) to `dir`: shards of at most
- * `shard_bytes` of data (0 = 5 GB) filled by all ranks side by side, an index where there is more
- * than one shard, and every file of `assets` that is not weights.  Tensors fill the shards in the
- * order of names; inside a shard the wider types come first.  Made under "<dir>.tmp-export", synced
- * and renamed (what a killed export left there is removed); an existing `dir` that is not empty is
- * MP_ERR_ARG.
+/* Writes all tensors of `source` (same shapes, dtypes) to `dir`: shards of at most `shard_bytes` of
+ * data (0 = 5 GB) filled by all ranks side by side, an index where there is more than one shard,
+ * and every file of `assets` that is not weights.  Tensors fill the shards in the order of names;
+ * inside a shard the wider types come first.  Made under "<dir>.tmp-export", synced and renamed
+ * (what a killed export left there is removed); an existing `dir` that is not empty is MP_ERR_ARG.
+ *
+ * Linear maps that the source has as factors (X.A and X.B for X.weight) are written
+ *   - as X.ALinear.weight and X.BLinear.weight, their bias as X.ALinear.bias.  config.json keeps
+ *     what it has; "truncation_ranks" is added, and "model_type", "architectures" and "auto_map"
+ *     lead to modeling_factored.py beside it: transformers loads it with trust_remote_code, and
+ *     refuses it without.  mp_model_open takes it as well;
+ *   - or, with `dense`, multiplied out in single precision and rounded to their dtype: an ordinary
+ *     model, which loads anywhere and is as large as the one that was factored.
+ * Other models are written as they are, whatever `dense` says.  The files do not depend on the
+ * number of ranks.
+ *
  * Collective; the status is agreed; nothing is left under either name on error.
- * Memory: 64 MiB per rank. */
+ * Memory: 64 MiB per rank; 192 MiB where factors are multiplied.
+ * Errors beside those of files: MP_ERR_FORMAT for factors that do not fit together or are no linear
+ * map of the model, MP_ERR_NUMERIC where a product is not finite in its dtype. */
 mp_status mp_export(const mp_comm *comm, const mp_source *source, const char *assets,
-                    const char *dir, int64_t shard_bytes);
+                    const char *dir, int dense, int64_t shard_bytes);
+
+/* What the tensors of a model take, in bytes. */
+typedef struct mp_model_size {
+    int64_t n_factored; /* linear maps that are factors */
+    int64_t stored;     /* as they are: a factored export */
+    int64_t dense;      /* with the factors multiplied out: an export with `dense` */
+} mp_model_size;
+
+/* Not collective.  Errors: MP_ERR_FORMAT as above. */
+mp_status mp_model_size_of(const mp_source *source, mp_model_size *size);
 
 /* Copies the files of a model directory that are neither weights nor their index (config,
  * tokenizer, chat template, *.py ...), unchanged; no directories, no dot files; links are followed.

@@ -92,6 +92,7 @@ typedef struct mp_method {
     const char *order;  /* of propagation, where the user names none */
     int64_t tile;       /* of the moments, where the method has its own; 0: --blocksize */
     unsigned needs;
+    int centers; /* mp_method_options.center is defined for it */
     double factor_flop, sweep_flop; /* for the clock: times n^3 (prepare), times n^2 per row (compress) */
 
     /* Whether the options fit a linear map of d_in columns; MP_ERR_ARG with the explanation. */

@@ -1,6 +1,9 @@
 /* The files of a model directory that are not weights. */
 #include "mpress/export.h"
+
+#include "hf.h"
 #include "mpress/fileio.h"
+#include "mpress/json.h"
 #include "mpress/memory.h"
 
 #include <dirent.h>
@@ -68,5 +71,19 @@ mp_status mp_assets_copy(const char *from, const char *to)
         if (entry->d_name[0] != '.' && !is_weights(entry->d_name))
             st = copy_one(from, to, entry->d_name);
     closedir(dir);
+    return st;
+}
+
+mp_status mp_config_write(const char *dir, const json_t *config)
+{
+    char *text = NULL, *path = NULL;
+    mp_status st;
+
+    MP_GO(mp_json_dump(config, 0, &text));
+    MP_GO(mp_path_join(dir, "config.json", &path));
+    MP_GO(mp_file_write(path, text, strlen(text)));
+out:
+    mp_free(text);
+    mp_free(path);
     return st;
 }

@@ -18,6 +18,7 @@ static const char *const own_names[] = {
     "blocks",
     "assets",
     "hf",
+    "search",
     "hf" MP_EXPORT_SUFFIX,
     "calib.safetensors",
     "calib.safetensors.tmp",

@@ -1,6 +1,7 @@
 /* Hugging Face directories out. */
 #include "mpress/export.h"
 
+#include "factored.h"
 #include "hf.h"
 #include "mpress/fileio.h"
 #include "mpress/log.h"
@@ -211,14 +212,42 @@ out:
     return st;
 }
 
-/* The companions of an export are the assets of the model. */
-static mp_status copy_companions(const char *dir, const void *assets)
+/* What an export is made of. */
+typedef struct exported {
+    const char *assets;
+    mp_pairs pairs;  /* the factored linear maps of the source */
+    mp_source *view; /* what is written in place of the source; NULL if it is written as it is */
+    int is_factored;
+} exported;
+
+static mp_status write_companions(const char *dir, const void *context)
 {
-    return mp_assets_copy(assets, dir);
+    const exported *e = context;
+
+    return e->is_factored ? mp_factored_assets(e->assets, &e->pairs, dir)
+                          : mp_dense_assets(e->assets, dir);
+}
+
+static mp_status see(const mp_source *source, int dense, exported *e)
+{
+    MP_TRY(mp_pairs_find(source, MP_NAMES_OWN, &e->pairs));
+    if (e->pairs.count == 0) return MP_OK;
+    e->is_factored = !dense;
+    return dense ? mp_view_dense(source, &e->pairs, &e->view)
+                 : mp_view_directory(source, &e->pairs, &e->view);
 }
 
 mp_status mp_export(const mp_comm *comm, const mp_source *source, const char *assets,
-                    const char *dir, int64_t shard_bytes)
+                    const char *dir, int dense, int64_t shard_bytes)
 {
-    return mp_hf_write(comm, source, copy_companions, assets, dir, shard_bytes);
+    exported e = {.assets = assets};
+    mp_status st;
+
+    MP_GO(mp_comm_agree(comm, see(source, dense, &e)));
+    st =
+        mp_hf_write(comm, e.view != NULL ? e.view : source, write_companions, &e, dir, shard_bytes);
+out:
+    mp_source_close(&e.view);
+    mp_pairs_free(&e.pairs);
+    return st;
 }

@@ -6,11 +6,16 @@
 #include "mpress/comm.h"
 #include "mpress/source.h"
 
+#include <jansson.h>
+
 /* The directory is made under its name with this at the end. */
 #define MP_EXPORT_SUFFIX ".tmp-export"
 
 /* Puts config.json and what belongs to it into `dir`; called on rank 0 only. */
 typedef mp_status (*mp_companions)(const char *dir, const void *context);
+
+/* Writes config.json. */
+mp_status mp_config_write(const char *dir, const json_t *config);
 
 /* See mp_export (export.h), of which this is the whole but for where the other files come from. */
 mp_status mp_hf_write(const mp_comm *comm, const mp_source *source, mp_companions companions,

@@ -1,5 +1,7 @@
 /* A model to read, whatever it is kept as. */
 #include "mpress/checkpoint.h"
+
+#include "factored.h"
 #include "mpress/fileio.h"
 #include "mpress/memory.h"
 #include "mpress/safetensors.h"
@@ -8,6 +10,20 @@
 #include <string.h>
 
 enum { CONFIG_LIMIT = 16 << 20, SAMPLE_BYTES = 4096 };
+
+static mp_status open_directory(const char *path, mp_source **source)
+{
+    mp_source *opened = NULL;
+    mp_status st;
+
+    MP_TRY(mp_safetensors_open(path, &opened));
+    st = mp_factored_open(path, &opened);
+    if (st == MP_OK)
+        *source = opened;
+    else
+        mp_source_close(&opened);
+    return st;
+}
 
 mp_status mp_model_open(const char *path, mp_source **source, char **assets)
 {
@@ -24,7 +40,7 @@ mp_status mp_model_open(const char *path, mp_source **source, char **assets)
         st = mp_checkpoint_open(path, source);
     } else {
         MP_TRY(mp_strdup(path, &place));
-        st = mp_safetensors_open(path, source);
+        st = open_directory(path, source);
     }
     if (st == MP_OK)
         *assets = place;

@@ -141,16 +141,7 @@ static mp_status read_config(const char *path, int64_t n_blocks, json_t **config
 /* The one companion of a random model is its config. */
 static mp_status write_config(const char *dir, const void *config)
 {
-    char *text = NULL, *path = NULL;
-    mp_status st;
-
-    MP_GO(mp_json_dump(config, 0, &text));
-    MP_GO(mp_path_join(dir, "config.json", &path));
-    MP_GO(mp_file_write(path, text, strlen(text)));
-out:
-    mp_free(text);
-    mp_free(path);
-    return st;
+    return mp_config_write(dir, config);
 }
 
 mp_status mp_synth(const mp_comm *comm, const char *config, const char *dir, int64_t n_blocks,

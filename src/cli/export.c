@@ -9,6 +9,7 @@
 
 typedef struct export_config {
     const char *out, *dir;
+    int dense;
 } export_config;
 
 #define AT(field) offsetof(export_config, field)
@@ -16,11 +17,35 @@ typedef struct export_config {
 static const mp_option rows[] = {
     {"OUT", NULL, "the OUT of a finished run", NULL, MP_OPT_STRING, AT(out), 0},
     {"DIR", NULL, "Hugging Face directory to make", NULL, MP_OPT_STRING, AT(dir), 0},
+    {"--dense", NULL, "multiply low-rank factors out: larger, and any loader takes it", NULL,
+     MP_OPT_FLAG, AT(dense), 0},
     {NULL, NULL, NULL, NULL, MP_OPT_FLAG, 0, 0},
 };
 
 static const mp_command_line line = {
     "export", "write a checkpoint as a Hugging Face directory (safetensors)", rows};
+
+/* What was written, and who takes it. */
+static mp_status tell(const export_config *config, const mp_source *source)
+{
+    mp_model_size size;
+
+    MP_TRY(mp_model_size_of(source, &size));
+    if (size.n_factored == 0)
+        mp_log(MP_LOG_INFO, "%s: %lld tensors", config->dir, (long long)source->count);
+    else if (config->dense)
+        mp_log(MP_LOG_INFO,
+               "%s: dense, %.1f MB, for any loader; without --dense %.1f MB, for transformers with "
+               "trust_remote_code",
+               config->dir, (double)size.dense / 1e6, (double)size.stored / 1e6);
+    else
+        mp_log(MP_LOG_INFO,
+               "%s: %lld linear maps as factors, %.1f MB, for transformers with trust_remote_code; "
+               "with --dense %.1f MB, for any loader",
+               config->dir, (long long)size.n_factored, (double)size.stored / 1e6,
+               (double)size.dense / 1e6);
+    return MP_OK;
+}
 
 static mp_status run(const mp_comm *comm, int argc, char **argv)
 {
@@ -31,8 +56,8 @@ static mp_status run(const mp_comm *comm, int argc, char **argv)
 
     MP_TRY(command_parse(&command_export, argc, argv, &config));
     MP_GO(mp_comm_agree(comm, mp_model_open(config.out, &source, &assets)));
-    MP_GO(mp_export(comm, source, assets, config.dir, 0));
-    mp_log(MP_LOG_INFO, "%s: %lld tensors", config.dir, (long long)source->count);
+    MP_GO(mp_export(comm, source, assets, config.dir, config.dense, 0));
+    MP_GO(mp_comm_agree(comm, tell(&config, source)));
 out:
     mp_source_close(&source);
     mp_free(assets);

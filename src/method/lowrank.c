@@ -360,6 +360,7 @@ const mp_method mp_method_asvd_plus = {
     .order = "dense",
     .tile = TILE,
     .needs = MP_NEED_MOMENT,
+    .centers = 1,
     .fits = fits,
     .factorise = asvd_plus,
 };

@@ -7,6 +7,7 @@
 #include "mpress/memory.h"
 
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 /* Bounds that no model comes near (405B: width 53248, 126 blocks) and below which no product of two
@@ -41,13 +42,17 @@ static const family families[] = {
 
 enum { FAMILY_COUNT = sizeof families / sizeof families[0] };
 
-static mp_status find_family(const json_t *config, const char *where, const family **found)
+/* The family of "model_type"; *factored says whether it is the name that our own exports give to a
+ * model with factored linear maps. */
+static mp_status find_family(const json_t *config, const char *where, const family **found,
+                             int *factored)
 {
     const char *type;
 
     MP_TRY(mp_json_text(config, "model_type", where, &type));
+    *factored = strncmp(type, MP_FACTORED_TYPE, strlen(MP_FACTORED_TYPE)) == 0;
     for (int i = 0; i < FAMILY_COUNT; i++)
-        if (strcmp(families[i].name, type) == 0) {
+        if (strcmp(families[i].name, type + (*factored ? strlen(MP_FACTORED_TYPE) : 0)) == 0) {
             *found = &families[i];
             return MP_OK;
         }
@@ -58,16 +63,50 @@ static mp_status find_family(const json_t *config, const char *where, const fami
 }
 
 /* A model of the same type but another class has other tensors (a classifier, factored linears). */
-static mp_status check_class(const json_t *config, const char *where, const family *f)
+static mp_status check_class(const json_t *config, const char *where, const family *f, int factored)
 {
     const json_t *list = json_object_get(config, "architectures");
     const char *name = json_string_value(json_array_get(list, 0));
+    char expected[64];
 
+    snprintf(expected, sizeof expected, "%s%s", factored ? MP_FACTORED_CLASS : "", f->source);
     if (list == NULL || json_is_null(list)) return MP_OK;
-    if (json_array_size(list) == 1 && name != NULL && strcmp(name, f->source) == 0) return MP_OK;
+    if (json_array_size(list) == 1 && name != NULL && strcmp(name, expected) == 0) return MP_OK;
     return mp_fail(MP_ERR_FORMAT, "%s: \"architectures\" is [\"%.60s\"%s], expected [\"%s\"]",
                    where, name != NULL ? name : "", json_array_size(list) > 1 ? ", ..." : "",
-                   f->source);
+                   expected);
+}
+
+/* "truncation_ranks" names linear maps of the architecture, each with a rank that its shape can
+ * have.  Whether the tensors agree is for the one to say who opens them. */
+static mp_status check_ranks(const json_t *config, const char *where, const mp_arch *a)
+{
+    json_t *ranks = json_object_get(config, "truncation_ranks"), *value;
+    const char *name;
+
+    if (json_object_size(ranks) == 0)
+        return mp_fail(MP_ERR_FORMAT,
+                       "%s: \"truncation_ranks\" is missing or empty, expected the rank of every "
+                       "factored linear map by its name",
+                       where);
+    json_object_foreach(ranks, name, value)
+    {
+        const mp_linear_row *row = mp_arch_find_linear(a, name);
+        int64_t rank, limit;
+
+        if (row == NULL)
+            return mp_fail(MP_ERR_FORMAT,
+                           "%s: \"truncation_ranks\" names \"%.200s\", which is no linear map of a "
+                           "\"%s\" of %lld blocks",
+                           where, name, a->family, (long long)a->n_blocks);
+        MP_TRY(mp_json_int(ranks, name, where, &rank));
+        limit = row->d_out < row->d_in ? row->d_out : row->d_in;
+        if (rank < 1 || rank > limit)
+            return mp_fail(MP_ERR_FORMAT,
+                           "%s: \"truncation_ranks\" has rank %lld for \"%s\", expected 1 to %lld",
+                           where, (long long)rank, name, (long long)limit);
+    }
+    return MP_OK;
 }
 
 static mp_status read_heads(const json_t *config, const char *where, const family *f, mp_arch *a)
@@ -161,16 +200,19 @@ mp_status mp_arch_parse(const json_t *config, const char *where, mp_arch *arch)
 {
     const family *f = NULL;
     mp_arch a = {0};
+    int factored = 0;
 
-    MP_TRY(find_family(config, where, &f));
-    MP_TRY(check_class(config, where, f));
+    MP_TRY(find_family(config, where, &f, &factored));
+    MP_TRY(check_class(config, where, f, factored));
     MP_TRY(mp_config_refuse(config, where));
     MP_TRY(read_sizes(config, where, f, &a));
     MP_TRY(read_window(config, where, f, &a));
     MP_TRY(mp_config_rope(config, where, &a.rope));
     MP_TRY(mp_config_dtype(config, where, &a.dtype));
     a.family = f->name;
+    a.class_name = f->source;
     fill_tables(f, &a);
+    if (factored) MP_TRY(check_ranks(config, where, &a));
     *arch = a;
     return MP_OK;
 }
@@ -194,6 +236,24 @@ out:
 void mp_arch_tensor_name(int64_t block, const char *suffix, char buffer[256])
 {
     snprintf(buffer, 256, "model.layers.%lld.%s", (long long)block, suffix);
+}
+
+const mp_linear_row *mp_arch_find_linear(const mp_arch *arch, const char *name)
+{
+    static const char prefix[] = "model.layers.";
+    long long block = -1;
+
+    if (strncmp(name, prefix, sizeof prefix - 1) == 0)
+        block = strtoll(name + sizeof prefix - 1, NULL, 10);
+    if (block < 0 || block >= arch->n_blocks) return NULL;
+    for (int i = 0; i < arch->n_linears; i++) {
+        char full[256];
+
+        /* comparing the whole name refuses what strtoll would take beside: "+1", "01" */
+        mp_arch_tensor_name(block, arch->linears[i].name, full);
+        if (strcmp(full, name) == 0) return &arch->linears[i];
+    }
+    return NULL;
 }
 
 int64_t mp_arch_linear_parameters(const mp_arch *arch)

@@ -3,6 +3,8 @@
 #include "mpress/linear.h"
 #include "mpress/memory.h"
 
+#include <math.h>
+#include <stdlib.h>
 #include <string.h>
 
 mp_status mp_rank_policy_parse(const char *text, mp_rank_policy *policy)
@@ -23,19 +25,27 @@ static int64_t largest_rank(int64_t d_out, int64_t d_in)
     return (d_out * d_in - 1) / (d_out + d_in);
 }
 
+/* Parameters that a ratio of the weight is worth. */
+static int64_t room_of(int64_t d_out, int64_t d_in, double ratio)
+{
+    return (int64_t)((double)d_out * (double)d_in * ratio);
+}
+
+int64_t mp_rank_of_ratio(int64_t d_out, int64_t d_in, double ratio)
+{
+    int64_t k = room_of(d_out, d_in, ratio) / (d_out + d_in);
+
+    return ratio < 1.0 && k <= largest_rank(d_out, d_in) ? k : 0;
+}
+
 mp_status mp_rank_uniform(const char *name, int64_t d_out, int64_t d_in, double ratio, int64_t *rank)
 {
-    int64_t room = (int64_t)((double)d_out * (double)d_in * ratio);
-    int64_t k = room / (d_out + d_in);
+    int64_t room = room_of(d_out, d_in, ratio);
 
-    *rank = 0;
-    if (ratio == 1.0 || k > largest_rank(d_out, d_in)) return MP_OK;
-    if (k < 1)
-        return mp_fail(MP_ERR_ARG,
-                       "%s: ratio %g of %lld x %lld is %lld parameters, but rank 1 takes %lld", name, ratio,
-                       (long long)d_out, (long long)d_in, (long long)room, (long long)(d_out + d_in));
-    *rank = k;
-    return MP_OK;
+    *rank = mp_rank_of_ratio(d_out, d_in, ratio);
+    if (ratio == 1.0 || room >= d_out + d_in) return MP_OK;
+    return mp_fail(MP_ERR_ARG, "%s: ratio %g of %lld x %lld is %lld parameters, but rank 1 takes %lld", name,
+                   ratio, (long long)d_out, (long long)d_in, (long long)room, (long long)(d_out + d_in));
 }
 
 void mp_budget_totals(const mp_budget_item *items, int64_t count, int64_t *stored, int64_t *dense)
@@ -150,5 +160,66 @@ mp_status mp_budget_by_spectrum(mp_budget_item *items, int64_t count, double rat
 out:
     mp_free(all);
     mp_free(heap);
+    return st;
+}
+
+/* By falling nll, then rising item, then rising ratio. */
+static int harms_more(const void *left, const void *right)
+{
+    const mp_budget_trial *a = *(const mp_budget_trial *const *)left;
+    const mp_budget_trial *b = *(const mp_budget_trial *const *)right;
+
+    if (a->nll != b->nll) return a->nll > b->nll ? -1 : 1;
+    if (a->item != b->item) return a->item < b->item ? -1 : 1;
+    return a->ratio < b->ratio ? -1 : a->ratio > b->ratio;
+}
+
+/* Accepts trials from the end of the order on, until the budget holds: the first cut that does is the
+ * last one of all.  lowest [count] is the lowest accepted ratio of each item. */
+static int64_t accept(mp_budget_item *items, const mp_budget_trial *const *order, int64_t n_trials,
+                      int64_t stored, int64_t budget, double *lowest)
+{
+    for (int64_t c = n_trials - 1; c >= 0 && stored > budget; c--) {
+        const mp_budget_trial *t = order[c];
+        mp_budget_item *item = &items[t->item];
+
+        if (t->ratio >= lowest[t->item]) continue;
+        lowest[t->item] = t->ratio;
+        stored -= mp_linear_parameters(item->d_out, item->d_in, item->rank);
+        item->rank = t->rank;
+        stored += mp_linear_parameters(item->d_out, item->d_in, item->rank);
+    }
+    return stored;
+}
+
+mp_status mp_budget_by_sensitivity(mp_budget_item *items, int64_t count, const mp_budget_trial *trials,
+                                   int64_t n_trials, double ratio)
+{
+    const mp_budget_trial **order = NULL;
+    int64_t stored, dense, budget;
+    double *lowest = NULL;
+    mp_status st;
+
+    for (int64_t i = 0; i < n_trials; i++)
+        if (!isfinite(trials[i].nll))
+            return mp_fail(MP_ERR_NUMERIC, "linear map %lld at ratio %g: a loss of %g, expected a finite one",
+                           (long long)trials[i].item, trials[i].ratio, trials[i].nll);
+    MP_GO(MP_NEW_RAW(order, n_trials, "the order of trials"));
+    MP_GO(MP_NEW_RAW(lowest, count, "accepted ratios"));
+    for (int64_t i = 0; i < n_trials; i++) order[i] = &trials[i];
+    qsort(order, (size_t)n_trials, sizeof order[0], harms_more);
+    for (int64_t i = 0; i < count; i++) {
+        lowest[i] = INFINITY;
+        items[i].rank = 0;
+    }
+    mp_budget_totals(items, count, &stored, &dense);
+    budget = (int64_t)((double)dense * ratio);
+    stored = accept(items, order, n_trials, stored, budget, lowest);
+    if (stored > budget)
+        st = mp_fail(MP_ERR_ARG, "--ratio %g: the lowest ratio that a search by sensitivity can reach is "
+                     "%.4f", ratio, ceil(1e4 * (double)stored / (double)dense) * 1e-4);
+out:
+    mp_free(order);
+    mp_free(lowest);
     return st;
 }

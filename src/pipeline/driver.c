@@ -309,7 +309,7 @@ static mp_status finish(run *r)
     if (!r->job->no_export) {
         mark = mp_seconds();
         MP_GO(mp_path_join(r->job->out, "hf", &target));
-        st = mp_export(r->comm, compressed, assets, target, 0);
+        st = mp_export(r->comm, compressed, assets, target, 0, 0);
         if (st != MP_OK)
             MP_GO(mp_fail(st, "%s; the checkpoint %s is complete: 'mpress export %s DIR' writes it elsewhere",
                           mp_error_message(), r->job->out, r->job->out));
@@ -335,6 +335,7 @@ static void close_run(run *r)
     mp_free(r->assets);
     mp_free(r->results);
     mp_free(r->ranks);
+    json_decref(r->sensitivity);
     mp_free(r->log_path);
 }
 
@@ -358,6 +359,7 @@ mp_status mp_compress(const mp_comm *comm, const mp_job *job)
     MP_GO(mp_comm_agree(comm, st));
     MP_GO(identify(&r));
     MP_GO(draw_windows(&r));
+    MP_GO(ranks_afford(&r));
     MP_GO(check_outside_blocks(&r));
     MP_GO(open_run(&r));
     MP_GO(measure_rate(&r));

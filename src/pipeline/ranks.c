@@ -1,5 +1,5 @@
 /* Which rank each linear map gets (budget.h has the rules). */
-#include "run.h"
+#include "ranks.h"
 
 #include "mpress/log.h"
 #include "mpress/memory.h"
@@ -23,9 +23,14 @@ static mp_status read_choices(run *r)
     if (!o->whiten && strcmp(job->svd, "gram") != 0)
         return mp_fail(MP_ERR_ARG, "--svd %s: expected gram or cholesky", job->svd);
     o->center = job->center;
-    if (job->center && strcmp(job->method, "asvd+") != 0)
-        return mp_fail(MP_ERR_ARG, "--center: centring is defined for asvd+, not for %s", job->method);
-    return mp_rank_policy_parse(job->rank_policy, &r->policy);
+    if (job->center && !r->runner.method->centers)
+        return mp_fail(MP_ERR_ARG, "--center: centring is not defined for %s, expected --method asvd+",
+                       job->method);
+    MP_TRY(mp_rank_policy_parse(job->rank_policy, &r->policy));
+    if (job->center && r->policy == MP_RANKS_SENSITIVITY)
+        return mp_fail(MP_ERR_ARG, "--center: the bias then belongs to one rank, and a search by sensitivity "
+                       "cuts factors; expected --rank-policy uniform or spectrum");
+    return MP_OK;
 }
 
 /* The factors of a map that is factored already cannot be found again. */
@@ -64,15 +69,7 @@ mp_status ranks_open(run *r)
     return MP_OK;
 }
 
-/* What a search over all blocks of the dense model finds. */
-typedef struct search {
-    mp_budget_item *items; /* [count] the linear maps that are not skipped, */
-    int64_t *place;        /* [count] and where they stand in run.ranks */
-    double **spectra;      /* [n_blocks][n_linears], owned */
-    int64_t count;
-} search;
-
-static void search_close(const run *r, search *s)
+void search_close(const run *r, search *s)
 {
     for (int64_t i = 0; s->spectra != NULL && i < r->arch.n_blocks * r->arch.n_linears; i++)
         mp_free(s->spectra[i]);
@@ -81,80 +78,102 @@ static void search_close(const run *r, search *s)
     mp_free(s->place);
 }
 
-static mp_status search_open(const run *r, search *s)
+mp_status search_open(const run *r, search *s)
 {
     int64_t all = r->arch.n_blocks * r->arch.n_linears;
     int skip[MP_MAX_LINEARS];
 
     MP_TRY(MP_NEW(s->items, all, "linear maps"));
     MP_TRY(MP_NEW(s->place, all, "linear maps"));
-    MP_TRY(MP_NEW(s->spectra, all, "spectra"));
     for (int64_t b = 0; b < r->arch.n_blocks; b++) {
         selection_of_block(&r->selected, &r->arch, b, skip);
         for (int i = 0; i < r->arch.n_linears; i++) {
             const mp_linear_row *row = &r->arch.linears[i];
-            int64_t place = b * r->arch.n_linears + i;
-            int64_t values = row->d_out < row->d_in ? row->d_out : row->d_in;
 
             if (skip[i]) continue;
-            MP_TRY(MP_NEW(s->spectra[place], values, "a spectrum"));
-            s->place[s->count] = place;
-            s->items[s->count++] = (mp_budget_item){.d_out = row->d_out, .d_in = row->d_in,
-                                                    .spectrum = s->spectra[place], .values = values};
+            s->place[s->count] = b * r->arch.n_linears + i;
+            s->items[s->count++] = (mp_budget_item){.d_out = row->d_out, .d_in = row->d_in};
         }
     }
     return MP_OK;
 }
 
-/* The spectra of one block of the dense model; rank 1 is enough for them. */
-static mp_status search_block(run *r, int64_t b, search *s)
+mp_status search_block(run *r, int64_t b, const int64_t *ranks, double **spectra, mp_linear_result *results)
 {
-    int64_t ones[MP_MAX_LINEARS];
-    mp_linear_result results[MP_MAX_LINEARS];
     int skip[MP_MAX_LINEARS];
     double mark = mp_seconds();
 
-    for (int i = 0; i < MP_MAX_LINEARS; i++) ones[i] = 1;
     MP_TRY(mp_block_load(r->runner.block, r->comm, r->source, b));
     mp_block_prefetch(&r->arch, r->comm, r->source, b + 1);
     mp_clock_lap(&r->runner.clock, MP_PHASE_READ, 0.0, &mark);
     selection_of_block(&r->selected, &r->arch, b, skip);
-    r->runner.ranks = ones;
-    r->runner.spectra = s->spectra + b * r->arch.n_linears;
-    r->runner.spectra_only = 1;
+    for (int i = 0; i < r->arch.n_linears; i++) skip[i] |= ranks[i] == 0;
+    r->runner.ranks = ranks;
+    r->runner.spectra = spectra;
+    r->runner.spectra_only = spectra != NULL;
     MP_TRY(mp_runner_block(&r->runner, skip, b + 1 == r->arch.n_blocks, results));
-    mp_log(MP_LOG_INFO, "spectra of block %lld/%lld", (long long)b + 1, (long long)r->arch.n_blocks);
+    mp_log(MP_LOG_INFO, "search for ranks: block %lld/%lld", (long long)b + 1, (long long)r->arch.n_blocks);
     return MP_OK;
 }
 
-static mp_status find_spectra(run *r, search *s)
+static mp_status open_spectra(const run *r, search *s)
 {
-    const mp_order order = r->runner.order;
-    mp_status st = MP_OK;
+    MP_TRY(MP_NEW(s->spectra, r->arch.n_blocks * r->arch.n_linears, "spectra"));
+    for (int64_t i = 0; i < s->count; i++) {
+        mp_budget_item *item = &s->items[i];
 
-    r->runner.order = MP_ORDER_DENSE;
-    for (int64_t b = 0; b < r->arch.n_blocks && st == MP_OK; b++) st = search_block(r, b, s);
-    r->runner.order = order;
-    r->runner.spectra = NULL;
-    r->runner.spectra_only = 0;
-    return st;
+        item->values = item->d_out < item->d_in ? item->d_out : item->d_in;
+        MP_TRY(MP_NEW(s->spectra[s->place[i]], item->values, "a spectrum"));
+        item->spectrum = s->spectra[s->place[i]];
+    }
+    return MP_OK;
+}
+
+/* The spectra come with any rank; 1 is enough. */
+static mp_status by_spectrum(run *r, search *s)
+{
+    int64_t ones[MP_MAX_LINEARS];
+    mp_linear_result results[MP_MAX_LINEARS];
+
+    for (int i = 0; i < MP_MAX_LINEARS; i++) ones[i] = 1;
+    MP_TRY(mp_comm_agree(r->comm, open_spectra(r, s)));
+    for (int64_t b = 0; b < r->arch.n_blocks; b++)
+        MP_TRY(search_block(r, b, ones, s->spectra + b * r->arch.n_linears, results));
+    return mp_comm_agree(r->comm, mp_budget_by_spectrum(s->items, s->count, r->job->ratio));
+}
+
+static int is_searched(const run *r)
+{
+    return r->ranks != NULL && r->policy != MP_RANKS_UNIFORM && r->job->ratio != 1.0;
+}
+
+mp_status ranks_afford(run *r)
+{
+    if (!is_searched(r) || r->policy != MP_RANKS_SENSITIVITY) return MP_OK;
+    return mp_comm_agree(r->comm, sensitivity_afford(r));
 }
 
 mp_status ranks_search(run *r)
 {
+    const mp_order order = r->runner.order;
     search s = {.count = 0};
     int64_t stored, dense;
     mp_status st;
 
-    if (r->ranks == NULL || r->policy == MP_RANKS_UNIFORM || r->job->ratio == 1.0) return MP_OK;
+    if (!is_searched(r)) return MP_OK;
     MP_GO(mp_comm_agree(r->comm, search_open(r, &s)));
-    MP_GO(find_spectra(r, &s));
-    MP_GO(mp_comm_agree(r->comm, mp_budget_by_spectrum(s.items, s.count, r->job->ratio)));
+    r->runner.order = MP_ORDER_DENSE;
+    st = r->policy == MP_RANKS_SPECTRUM ? by_spectrum(r, &s) : by_sensitivity(r, &s);
+    r->runner.order = order;
+    r->runner.spectra = NULL;
+    r->runner.spectra_only = 0;
+    MP_GO(st);
     for (int64_t i = 0; i < s.count; i++) r->ranks[s.place[i]] = s.items[i].rank;
     mp_budget_totals(s.items, s.count, &stored, &dense);
-    mp_log(MP_LOG_INFO, "ranks by spectrum: %.4f of the parameters of %lld linear maps",
+    mp_log(MP_LOG_INFO, "ranks by %s: %.4f of the parameters of %lld linear maps", r->job->rank_policy,
            (double)stored / (double)dense, (long long)s.count);
-    st = run_embed(r);
+    MP_GO(run_embed(r));
+    if (r->runner.block == NULL) st = mp_runner_open(&r->runner);
 out:
     search_close(r, &s);
     return st;

@@ -323,6 +323,7 @@ static mp_status write_report(const run *r, const mp_clock_summary *s, int64_t m
                         r->ranks != NULL && r->job->state_ratio < 1.0
                             ? json_pack("[s]", state_ratio_warning)
                             : json_array());
+    if (r->sensitivity != NULL) json_object_set(report, "sensitivity", r->sensitivity);
     json_object_set_new(report, "phases", phases_json(s));
     json_object_set_new(report, "bytes_moved", json_integer((json_int_t)moved));
     json_object_set_new(report, "peak_bytes", json_integer((json_int_t)peak));

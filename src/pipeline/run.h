@@ -36,6 +36,7 @@ typedef struct run {
     mp_linear_result *results; /* [n_blocks][n_linears] */
     mp_rank_policy policy;
     int64_t *ranks; /* [n_blocks][n_linears] where the method factors, 0: dense; NULL for other methods */
+    json_t *sensitivity; /* for the report, where a search has measured it; else NULL; owned */
     char *log_path;            /* OUT/log.jsonl */
     double started, gemm_flops; /* seconds; single-precision rate of all ranks together */
     mp_clock clock_before;      /* at the end of the last block */
@@ -53,6 +54,10 @@ int selection_of_block(const selection *s, const mp_arch *arch, int64_t block, i
 
 /* ranks.c: --ratio, --rank-policy and what follows from them before any data is read; MP_ERR_ARG. */
 mp_status ranks_open(run *r);
+
+/* Says what a search by sensitivity will cost, as soon as the windows are drawn; MP_ERR_ARG where that is
+ * above --max-search-flop.  Collective; agreed. */
+mp_status ranks_afford(run *r);
 
 /* The ranks that the spectra or the sensitivity of the dense model say; nothing for uniform ones.  The
  * hidden states must be embedded, and are used up.  Collective; agreed. */

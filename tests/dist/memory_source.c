@@ -147,6 +147,31 @@ mp_status memory_source_create(const mp_arch *arch, mp_dtype dtype, uint64_t see
     return st;
 }
 
+mp_status memory_source_factor(mp_source *source, const char *linear, int64_t rank, uint64_t seed)
+{
+    memory_source *m = source->self;
+    char name[256];
+    memory_tensor *t;
+    int64_t d_out, d_in;
+    mp_dtype dtype;
+
+    snprintf(name, sizeof name, "%s.weight", linear);
+    t = memory_source_tensor(source, name);
+    if (t == NULL) return mp_fail(MP_ERR_INTERNAL, "memory: no %s", name);
+    d_out = t->info.shape[0];
+    d_in = t->info.shape[1];
+    dtype = t->info.dtype;
+    memory_source_remove(source, name);
+    snprintf(name, sizeof name, "%s.A", linear);
+    MP_TRY(add_tensor(m, name, dtype, d_out, rank));
+    MP_TRY(fill(m->tensors[source->count - 1], seed, 0));
+    snprintf(name, sizeof name, "%s.B", linear);
+    MP_TRY(add_tensor(m, name, dtype, rank, d_in));
+    MP_TRY(fill(m->tensors[source->count - 1], seed, 1));
+    qsort(m->tensors, (size_t)source->count, sizeof m->tensors[0], by_name);
+    return MP_OK;
+}
+
 memory_tensor *memory_source_tensor(mp_source *source, const char *name)
 {
     int64_t index = mp_source_find(source, name);

@@ -21,6 +21,9 @@ mp_status memory_source_create(const mp_arch *arch, mp_dtype dtype, uint64_t see
 /* A tensor to look at or to spoil; the test is wrong if there is none (NULL). */
 memory_tensor *memory_source_tensor(mp_source *source, const char *name);
 
+/* Random factors of `rank`, in the dtype of the weight, in its place: "<linear>.A" and ".B". */
+mp_status memory_source_factor(mp_source *source, const char *linear, int64_t rank, uint64_t seed);
+
 void memory_source_remove(mp_source *source, const char *name);
 void memory_source_rename(mp_source *source, const char *name, const char *new_name);
 

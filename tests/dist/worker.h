@@ -19,6 +19,10 @@ extern const mp_case cases_kernels[];
 extern const mp_case cases_forward[];
 extern const mp_case cases_checkpoint[];
 extern const mp_case cases_export[];
+extern const mp_case cases_budget[];
+extern const mp_case cases_sensitivity[];
+extern const mp_case cases_factored[];
+extern const mp_case cases_factored_bounds[];
 
 /* What a case returns to say that it did not run: a line "skipped: <why>" is printed. */
 mp_status mp_case_skip(const char *why);

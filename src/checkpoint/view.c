@@ -1,0 +1,183 @@
+/* A source seen as another: factors under other names, or multiplied out. */
+#include "factored.h"
+
+#include "mpress/memory.h"
+#include "product.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+typedef struct seen {
+    mp_tensor_info info; /* info.name is owned */
+    int64_t index;       /* of the tensor behind it, or of factor A */
+    int64_t b;           /* of factor B where the tensor is a product; otherwise -1 */
+} seen;
+
+typedef struct view {
+    const mp_source *source;
+    mp_source *owned; /* the source, where it is closed with the view */
+    seen *tensors;    /* [count] in the order of names */
+    int64_t count;
+} view;
+
+static const mp_tensor_info *view_at(void *self, int64_t index)
+{
+    const view *v = self;
+
+    return &v->tensors[index].info;
+}
+
+static mp_status view_read(void *self, int64_t index, int64_t begin, int64_t length, void *to)
+{
+    const view *v = self;
+    const seen *t = &v->tensors[index];
+
+    if (t->b >= 0) return mp_product_read(v->source, t->index, t->b, &t->info, begin, length, to);
+    return v->source->read(v->source->self, t->index, begin, length, to);
+}
+
+static void view_prefetch(void *self, int64_t index)
+{
+    const view *v = self;
+    const seen *t = &v->tensors[index];
+
+    if (v->source->prefetch == NULL) return;
+    v->source->prefetch(v->source->self, t->index);
+    if (t->b >= 0) v->source->prefetch(v->source->self, t->b);
+}
+
+static void view_close(void *self)
+{
+    view *v = self;
+
+    if (v == NULL) return;
+    for (int64_t i = 0; i < v->count; i++) mp_free((char *)v->tensors[i].info.name);
+    mp_free(v->tensors);
+    mp_source_close(&v->owned);
+    mp_free(v);
+}
+
+static int by_name(const void *left, const void *right)
+{
+    return strcmp(((const seen *)left)->info.name, ((const seen *)right)->info.name);
+}
+
+/* One more tensor: that of `index` under the name <stem><ending>. */
+static mp_status add(view *v, int64_t index, const char *stem, const char *ending)
+{
+    seen t = {.info = *v->source->at(v->source->self, index), .index = index, .b = -1};
+    char *name = NULL;
+
+    MP_TRY(mp_alloc((void **)&name, (int64_t)(strlen(stem) + strlen(ending) + 1), 1, 0, "a name"));
+    sprintf(name, "%s%s", stem, ending);
+    t.info.name = name;
+    v->tensors[v->count++] = t;
+    return MP_OK;
+}
+
+/* The pair that each tensor of the source belongs to, -1 for none. */
+static mp_status list_owners(const mp_source *source, const mp_pairs *pairs, int64_t **owners)
+{
+    MP_TRY(MP_NEW(*owners, source->count, "the list of tensors"));
+    for (int64_t i = 0; i < source->count; i++) (*owners)[i] = -1;
+    for (int64_t p = 0; p < pairs->count; p++) {
+        (*owners)[pairs->pair[p].a] = (*owners)[pairs->pair[p].b] = p;
+        if (pairs->pair[p].bias >= 0) (*owners)[pairs->pair[p].bias] = p;
+    }
+    return MP_OK;
+}
+
+/* What becomes of tensor `index` of a pair: nothing, or an entry of the view. */
+typedef mp_status (*change)(view *v, const mp_pair *pair, int64_t index);
+
+static mp_status to_own(view *v, const mp_pair *pair, int64_t index)
+{
+    return add(v, index, pair->name, mp_factor_ending(MP_NAMES_OWN, pair, index));
+}
+
+static mp_status to_directory(view *v, const mp_pair *pair, int64_t index)
+{
+    return add(v, index, pair->name, mp_factor_ending(MP_NAMES_DIRECTORY, pair, index));
+}
+
+static mp_status to_product(view *v, const mp_pair *pair, int64_t index)
+{
+    seen *t;
+
+    if (index == pair->b) return MP_OK;
+    if (index == pair->bias) return to_own(v, pair, index);
+    MP_TRY(add(v, index, pair->name, ".weight"));
+    t = &v->tensors[v->count - 1];
+    t->info.shape[1] = pair->d_in;
+    t->b = pair->b;
+    return MP_OK;
+}
+
+static mp_status fill(view *v, const mp_pairs *pairs, change changed)
+{
+    const mp_source *source = v->source;
+    int64_t *owners = NULL;
+    mp_status st;
+
+    MP_GO(list_owners(source, pairs, &owners));
+    MP_GO(MP_NEW(v->tensors, source->count, "the list of tensors"));
+    for (int64_t i = 0; i < source->count; i++) {
+        if (owners[i] >= 0)
+            MP_GO(changed(v, &pairs->pair[owners[i]], i));
+        else
+            MP_GO(add(v, i, source->at(source->self, i)->name, ""));
+    }
+    qsort(v->tensors, (size_t)v->count, sizeof *v->tensors, by_name);
+    for (int64_t i = 1; i < v->count; i++)
+        if (by_name(&v->tensors[i - 1], &v->tensors[i]) == 0)
+            MP_GO(mp_fail(MP_ERR_FORMAT, "%s: two tensors would be named \"%s\"", source->path,
+                          v->tensors[i].info.name));
+out:
+    mp_free(owners);
+    return st;
+}
+
+static mp_status view_create(const mp_source *source, const mp_pairs *pairs, change changed,
+                             mp_source **seen_as)
+{
+    mp_source *made = NULL;
+    view *v = NULL;
+    mp_status st;
+
+    MP_GO(MP_NEW(made, 1, "a source of tensors"));
+    MP_GO(MP_NEW(v, 1, "a source of tensors"));
+    v->source = source;
+    MP_GO(fill(v, pairs, changed));
+    *made = (mp_source){.self = v,
+                        .path = source->path,
+                        .count = v->count,
+                        .at = view_at,
+                        .read = view_read,
+                        .prefetch = view_prefetch,
+                        .close = view_close};
+    *seen_as = made;
+    made = NULL;
+    v = NULL;
+out:
+    mp_free(made);
+    view_close(v);
+    return st;
+}
+
+mp_status mp_view_own(mp_source *source, const mp_pairs *pairs, mp_source **seen_as)
+{
+    MP_TRY(view_create(source, pairs, to_own, seen_as));
+    ((view *)(*seen_as)->self)->owned = source;
+    return MP_OK;
+}
+
+mp_status mp_view_directory(const mp_source *source, const mp_pairs *pairs, mp_source **seen_as)
+{
+    return view_create(source, pairs, to_directory, seen_as);
+}
+
+mp_status mp_view_dense(const mp_source *source, const mp_pairs *pairs, mp_source **seen_as)
+{
+    return view_create(source, pairs, to_product, seen_as);
+}
