@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The measurements of README, "Performance", one line each.
-#   benchmark.sh [solve] [linear] [block] [depth] [70b]     default: all but 70b, which wants 20 GiB
+#   benchmark.sh [solve] [linear] [block] [lowrank] [depth] [70b]     default: all but 70b, which wants 20 GiB
 # RANKS (2) and OMP_NUM_THREADS (the cores over the ranks) choose the job, MPRESS another program than
 # build/mpress; QUICK=1 takes small shapes, to see that all of it runs: its figures mean nothing.
 set -euo pipefail
@@ -13,10 +13,12 @@ export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$(($(nproc) / ranks > 0 ? $(nproc) / r
 shapes=mpi-runs/shapes
 large=$shapes/llama-2-7b.json huge=$shapes/llama-2-70b.json
 solve=(--d-in 4096 --d-out 4096) tokens=(--tokens 8192 --seqlen 2048) few=(--tokens 512 --seqlen 512)
+wide=(4096 11008 2048) once=()
 if [ "${QUICK:-0}" = 1 ]; then
     large=$shapes/tinyllama-1.1b.json huge=$shapes/tinyllama-1.1b.json
     solve=(--d-in 1024 --d-out 1024 --repeat 1) tokens=(--tokens 256 --seqlen 128 --repeat 1)
     few=(--tokens 128 --seqlen 64 --repeat 1)
+    wide=(256 640 192) once=(--repeat 1)
 fi
 if [ ! -x "$mpress" ]; then
     echo "$mpress is not there: build it first (README, \"Building\"), or set MPRESS" >&2
@@ -67,9 +69,23 @@ bench_block() {
         line "block of $(basename "$large" .json), 4:8, $1 order"
 }
 
+# Factors of one linear map, and the slow road to them.
+bench_lowrank() {
+    run bench lowrank --d-in "${wide[1]}" --d-out "${wide[0]}" "${once[@]}" --json |
+        line "asvd+ ${wide[1]} to ${wide[0]}, ratio 0.8"
+    run bench lowrank --d-in "${wide[0]}" --d-out "${wide[0]}" "${once[@]}" --json |
+        line "asvd+ ${wide[0]} to ${wide[0]}, ratio 0.8"
+    run bench lowrank --d-in "${wide[2]}" --d-out "${wide[2]}" "${once[@]}" --json |
+        line "asvd+ ${wide[2]} to ${wide[2]}, ratio 0.8"
+    run bench lowrank --d-in "${wide[2]}" --d-out "${wide[2]}" --svd cholesky --repeat 1 --json |
+        line "the same by Cholesky and SVD"
+}
+
 bench_70b() {
     run bench block --config "$huge" "${few[@]}" --pattern 2:4 --json |
         line "block of $(basename "$huge" .json), 2:4, block order"
+    run bench lowrank --d-in $((wide[0] * 7)) --d-out $((wide[0] * 2)) --repeat 1 --json |
+        line "asvd+ $((wide[0] * 7)) to $((wide[0] * 2)), ratio 0.8"
 }
 
 # Peak memory of whole runs on models that differ in the number of blocks alone.
@@ -94,17 +110,18 @@ bench_depth() {
 }
 
 if [ $# -eq 0 ]; then
-    set -- solve linear block depth
+    set -- solve linear block lowrank depth
 fi
 echo "$ranks ranks x $OMP_NUM_THREADS threads; shares are of the GEMM rate measured in the same run"
 for name in "$@"; do
     case $name in
     solve) bench_solve ;;
     linear | block) bench_block "$name" ;;
+    lowrank) bench_lowrank ;;
     depth) bench_depth ;;
     70b) bench_70b ;;
     *)
-        echo "$name: expected solve, linear, block, depth or 70b" >&2
+        echo "$name: expected solve, linear, block, lowrank, depth or 70b" >&2
         exit 64
         ;;
     esac
