@@ -304,6 +304,7 @@ static mp_status finish(run *r)
     r->runner.hidden = NULL;
     MP_GO(mp_checkpoint_finish(r->checkpoint));
     MP_GO(mp_comm_agree(r->comm, mp_model_open(r->job->out, &compressed, &assets)));
+    MP_GO(mp_comm_agree(r->comm, mp_model_size_of(compressed, &r->size)));
     MP_GO(evaluate(r, compressed, &r->after));
     MP_GO(report_write(r)); /* should the export fail, the run is complete without it */
     if (!r->job->no_export) {

@@ -319,6 +319,8 @@ static mp_status write_report(const run *r, const mp_clock_summary *s, int64_t m
                                   perplexity_of(&r->after)));
     json_object_set_new(report, "linears", linears_json(r));
     json_object_set_new(report, "parameters", parameters_json(r));
+    json_object_set_new(report, "bytes", json_pack("{s:I, s:I}", "stored", (json_int_t)r->size.stored,
+                                                   "dense", (json_int_t)r->size.dense));
     json_object_set_new(report, "warnings",
                         r->ranks != NULL && r->job->state_ratio < 1.0
                             ? json_pack("[s]", state_ratio_warning)
@@ -361,6 +363,9 @@ mp_status report_finish(const run *r)
         mp_log(MP_LOG_INFO, "perplexity %.4f before, %.4f after, on %lld windows of %lld tokens",
                r->before.perplexity, r->after.perplexity, (long long)r->evaluation.count,
                (long long)r->evaluation.seqlen);
+    if (r->ranks != NULL)
+        mp_log(MP_LOG_INFO, "factored %.1f MB, for transformers with trust_remote_code; dense %.1f MB",
+               1e-6 * (double)r->size.stored, 1e-6 * (double)r->size.dense);
     mp_log(MP_LOG_INFO, "%s: done in %s, peak %.1f GiB on all ranks%s", r->job->out,
            mp_duration(mp_seconds() - r->started, took), (double)peak / gib,
            r->job->no_export ? "" : ", Hugging Face directory in hf/");

@@ -8,6 +8,7 @@
 #include "mpress/checkpoint.h"
 #include "mpress/corpus.h"
 #include "mpress/driver.h"
+#include "mpress/export.h"
 #include "mpress/perplexity.h"
 
 #include <regex.h>
@@ -31,6 +32,7 @@ typedef struct run {
     mp_bos bos;
     mp_windows calibration, evaluation; /* tokens on rank 0 only; counts on all */
     mp_perplexity_result before, after; /* windows = 0: not evaluated */
+    mp_model_size size;                 /* of the finished model */
     mp_runner runner;
     mp_checkpoint *checkpoint;
     mp_linear_result *results; /* [n_blocks][n_linears] */
