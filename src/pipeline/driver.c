@@ -1,6 +1,5 @@
 #include "mpress/driver.h"
 
-#include "mpress/draw.h"
 #include "mpress/export.h"
 #include "mpress/fileio.h"
 #include "mpress/hidden.h"
@@ -130,16 +129,6 @@ static mp_status check_outside_blocks(run *r)
     return mp_comm_agree(r->comm, st);
 }
 
-static mp_status draw(const run *r, const char *path, int64_t count, int64_t seqlen,
-                      mp_status (*from)(const mp_corpus_request *, mp_windows *), mp_windows *windows)
-{
-    mp_corpus_request request = {.path = path, .model = r->assets, .nsamples = count,
-                                 .seqlen = seqlen, .vocabulary = r->arch.vocabulary,
-                                 .seed = (uint64_t)r->job->seed, .bos = r->bos};
-
-    return mp_draw_windows(r->comm, &request, from, r->arch.max_positions, windows);
-}
-
 /* Read on rank 0: it looks at every tensor. */
 static mp_status identify(run *r)
 {
@@ -148,35 +137,6 @@ static mp_status identify(run *r)
     if (r->comm->rank == 0) st = mp_model_identity(r->source, r->assets, r->identity);
     MP_TRY(mp_comm_agree(r->comm, st));
     return mp_comm_bcast(r->comm, r->identity, sizeof r->identity, 0);
-}
-
-/* The record of the options holds what the files decided where the user left it to them. */
-static void record_windows(const run *r)
-{
-    if (r->job->calib != NULL) {
-        json_object_set_new(r->job->options, "nsamples", json_integer((json_int_t)r->calibration.count));
-        json_object_set_new(r->job->options, "seqlen", json_integer((json_int_t)r->calibration.seqlen));
-    }
-    if (r->job->eval != NULL)
-        json_object_set_new(r->job->options, "eval-seqlen",
-                            json_integer((json_int_t)r->evaluation.seqlen));
-}
-
-static mp_status draw_windows(run *r)
-{
-    const mp_job *job = r->job;
-
-    if (job->calib != NULL) {
-        MP_TRY(draw(r, job->calib, job->nsamples, job->seqlen, mp_corpus_calibration,
-                    &r->calibration));
-        MP_TRY(mp_length_policy_check(&r->runner.lengths, r->calibration.seqlen));
-    }
-    if (job->eval != NULL)
-        MP_TRY(draw(r, job->eval, job->max_windows,
-                    job->eval_seqlen > 0 ? job->eval_seqlen : r->calibration.seqlen,
-                    mp_corpus_evaluation, &r->evaluation));
-    record_windows(r);
-    return MP_OK;
 }
 
 static mp_status evaluate(run *r, const mp_source *source, mp_perplexity_result *result)
@@ -189,19 +149,6 @@ static mp_status evaluate(run *r, const mp_source *source, mp_perplexity_result 
     return MP_OK;
 }
 
-static mp_status keep_windows(const run *r)
-{
-    char *path = NULL;
-    mp_status st = MP_OK;
-
-    if (r->comm->rank == 0 && r->job->calib != NULL) {
-        st = mp_path_join(r->job->out, "calib.safetensors", &path);
-        if (st == MP_OK) st = mp_windows_write(path, &r->calibration);
-        mp_free(path);
-    }
-    return mp_comm_agree(r->comm, st);
-}
-
 /* Makes OUT, first of all: a run that may not write there must not compute for an hour before. */
 static mp_status open_run(run *r)
 {
@@ -212,24 +159,10 @@ static mp_status open_run(run *r)
     MP_GO(mp_checkpoint_create(r->comm, r->job->out, r->assets, &r->arch, r->source, record,
                                r->job->overwrite, &r->checkpoint));
     MP_GO(mp_path_join(r->job->out, "log.jsonl", &r->log_path));
-    MP_GO(keep_windows(r));
+    MP_GO(run_keep_windows(r));
     mp_clock_lap(&r->runner.clock, MP_PHASE_WRITE, 0.0, &mark);
 out:
     json_decref(record);
-    return st;
-}
-
-mp_status run_embed(run *r)
-{
-    double mark = mp_seconds();
-    mp_status st;
-
-    if (r->job->calib == NULL) return MP_OK;
-    if (r->runner.hidden == NULL)
-        MP_TRY(mp_hidden_create(r->comm, r->calibration.count, r->calibration.seqlen, r->arch.d_model,
-                                &r->runner.hidden));
-    st = mp_hidden_embed(r->comm, r->source, r->calibration.tokens, r->runner.hidden);
-    mp_clock_lap(&r->runner.clock, MP_PHASE_EMBED, 0.0, &mark);
     return st;
 }
 
@@ -359,7 +292,7 @@ mp_status mp_compress(const mp_comm *comm, const mp_job *job)
     if (st == MP_OK) st = open_model(&r);
     MP_GO(mp_comm_agree(comm, st));
     MP_GO(identify(&r));
-    MP_GO(draw_windows(&r));
+    MP_GO(run_draw_windows(&r));
     MP_GO(ranks_afford(&r));
     MP_GO(check_outside_blocks(&r));
     MP_GO(open_run(&r));

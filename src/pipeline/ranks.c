@@ -69,7 +69,7 @@ mp_status ranks_open(run *r)
     return MP_OK;
 }
 
-void search_close(const run *r, search *s)
+void search_close(const run *r, rank_search *s)
 {
     for (int64_t i = 0; s->spectra != NULL && i < r->arch.n_blocks * r->arch.n_linears; i++)
         mp_free(s->spectra[i]);
@@ -78,7 +78,7 @@ void search_close(const run *r, search *s)
     mp_free(s->place);
 }
 
-mp_status search_open(const run *r, search *s)
+mp_status search_open(const run *r, rank_search *s)
 {
     int64_t all = r->arch.n_blocks * r->arch.n_linears;
     int skip[MP_MAX_LINEARS];
@@ -116,7 +116,7 @@ mp_status search_block(run *r, int64_t b, const int64_t *ranks, double **spectra
     return MP_OK;
 }
 
-static mp_status open_spectra(const run *r, search *s)
+static mp_status open_spectra(const run *r, rank_search *s)
 {
     MP_TRY(MP_NEW(s->spectra, r->arch.n_blocks * r->arch.n_linears, "spectra"));
     for (int64_t i = 0; i < s->count; i++) {
@@ -130,7 +130,7 @@ static mp_status open_spectra(const run *r, search *s)
 }
 
 /* The spectra come with any rank; 1 is enough. */
-static mp_status by_spectrum(run *r, search *s)
+static mp_status by_spectrum(run *r, rank_search *s)
 {
     int64_t ones[MP_MAX_LINEARS];
     mp_linear_result results[MP_MAX_LINEARS];
@@ -156,7 +156,7 @@ mp_status ranks_afford(run *r)
 mp_status ranks_search(run *r)
 {
     const mp_order order = r->runner.order;
-    search s = {.count = 0};
+    rank_search s = {.count = 0};
     int64_t stored, dense;
     mp_status st;
 

@@ -5,16 +5,16 @@
 
 #include "run.h"
 
-typedef struct search {
+typedef struct rank_search {
     mp_budget_item *items; /* [count] the linear maps that are not skipped, in the order of the blocks, */
     int64_t *place;        /* [count] and where they stand in run.ranks */
     int64_t count;
     double **spectra; /* [n_blocks][n_linears], owned; NULL unless they are looked at */
-} search;
+} rank_search;
 
 /* Items without spectra.  `s` is zeroed before, and is to be closed whatever is returned.  Local. */
-mp_status search_open(const run *r, search *s);
-void search_close(const run *r, search *s);
+mp_status search_open(const run *r, rank_search *s);
+void search_close(const run *r, rank_search *s);
 
 /* Block b of the dense model: what the method makes of it at `ranks` [n_linears] (0: left alone) is then
  * in runner.block; or, where `spectra` [n_linears] is not NULL, its spectra alone.  The runner is in dense
@@ -26,6 +26,6 @@ mp_status sensitivity_afford(const run *r);
 
 /* ranks_sensitivity.c: the ranks of the items.  Gives the runner and its hidden states back, so that their
  * memory serves the candidates.  Collective; agreed. */
-mp_status by_sensitivity(run *r, search *s);
+mp_status by_sensitivity(run *r, rank_search *s);
 
 #endif

@@ -29,7 +29,7 @@ static void table_close(table *t)
     mp_free(t->trials);
 }
 
-static mp_status table_open(const run *r, const search *s, table *t)
+static mp_status table_open(const run *r, const rank_search *s, table *t)
 {
     MP_TRY(MP_NEW(t->candidates, s->count * RATIOS, "candidates"));
     MP_TRY(MP_NEW(t->trials, s->count * RATIOS, "trials"));
@@ -60,7 +60,7 @@ static mp_windows search_windows(const run *r)
 mp_status sensitivity_afford(const run *r)
 {
     const mp_windows windows = search_windows(r);
-    search s = {.count = 0};
+    rank_search s = {.count = 0};
     table t = {.count = 0};
     double flop;
     mp_status st;
@@ -163,7 +163,7 @@ static json_t *table_json(const run *r, const table *t)
     return all;
 }
 
-mp_status by_sensitivity(run *r, search *s)
+mp_status by_sensitivity(run *r, rank_search *s)
 {
     mp_source *factors = NULL;
     table t = {.count = 0};

@@ -65,7 +65,15 @@ mp_status ranks_afford(run *r);
  * hidden states must be embedded, and are used up.  Collective; agreed. */
 mp_status ranks_search(run *r);
 
-/* Rank 0's hidden states for all: the first or, after a search, the second time. */
+/* run_windows.c: calibration and evaluation windows, tokens on rank 0; what the files decided goes into the
+ * record of the options.  Collective; agreed. */
+mp_status run_draw_windows(run *r);
+
+/* OUT/calib.safetensors, by rank 0.  Collective; agreed. */
+mp_status run_keep_windows(const run *r);
+
+/* The embedded windows as hidden states of all ranks: the first or, after a search, the second time.
+ * Collective; agreed. */
 mp_status run_embed(run *r);
 
 /* block_write.c: this rank's rows of every tensor of the loaded block.  Collective; agreed. */

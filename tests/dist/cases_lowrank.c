@@ -266,6 +266,45 @@ static mp_status a_grid_finds_what_one_rank_finds(const mp_comm *c)
     return MP_OK;
 }
 
+/* The road that is taken where divide and conquer does not converge: the same eigenvalues, orthonormal
+ * vectors that the matrix only stretches. */
+static mp_status qr_iteration_finds_the_same_pairs(const mp_comm *c)
+{
+    enum { N = 90, TILE = 16 };
+    double values[2][N], wrong = 0.0;
+    mp_eigen_times times = {0.0, 0.0, 0.0};
+    mp_drect *a[2] = {NULL, NULL}, *z = NULL, *product = NULL;
+    mp_dmat *square = NULL;
+
+    MP_TRY(mp_dmat_create(c, mp_grid_of(0, c->size), (N + TILE - 1) / TILE * TILE, TILE, &square));
+    if (square->my_row >= 0) {
+        MP_TRY(mp_drect_create(square, N, N, &z));
+        MP_TRY(mp_drect_create(square, N, N, &product));
+        for (int k = 0; k < 2; k++) {
+            MP_TRY(mp_drect_create(square, N, N, &a[k]));
+            for (int64_t j = 0; j < a[k]->local_cols; j++)
+                for (int64_t i = 0; i < a[k]->local_rows; i++)
+                    a[k]->data[j * a[k]->local_rows + i] =
+                        1.0 / (1.0 + (double)(mp_drect_row(a[k], i) + mp_drect_col(a[k], j)));
+        }
+        MP_TRY(mp_drect_eigen(a[0], 1, values[0], z, &times));
+        MP_TRY(mp_drect_eigen_by_qr(a[1], values[1], z));
+        for (int i = 0; i < N; i++) MP_EXPECT(fabs(values[0][i] - values[1][i]) <= 1e-13 * values[1][N - 1]);
+        MP_TRY(mp_drect_multiply(1, 0, z, 0, z, product));
+        for (int64_t j = 0; j < product->local_cols; j++)
+            for (int64_t i = 0; i < product->local_rows; i++)
+                wrong = fmax(wrong, fabs(product->data[j * product->local_rows + i] -
+                                         (mp_drect_row(product, i) == mp_drect_col(product, j))));
+        MP_EXPECT(wrong <= 1e-12);
+    }
+    mp_drect_free(a[0]);
+    mp_drect_free(a[1]);
+    mp_drect_free(z);
+    mp_drect_free(product);
+    mp_dmat_free(square);
+    return mp_comm_agree(c, MP_OK);
+}
+
 static mp_status a_hessian_that_is_not_finite_is_refused(const mp_comm *c)
 {
     const mp_method_options options = {.blocksize = 64};
@@ -288,6 +327,7 @@ const mp_case cases_lowrank[] = {
     {"factors_equal_the_reference", factors_equal_the_reference},
     {"both_roads_agree", both_roads_agree},
     {"a_grid_finds_what_one_rank_finds", a_grid_finds_what_one_rank_finds},
+    {"qr_iteration_finds_the_same_pairs", qr_iteration_finds_the_same_pairs},
     {"a_hessian_that_is_not_finite_is_refused", a_hessian_that_is_not_finite_is_refused},
     {NULL, NULL},
 };

@@ -45,6 +45,52 @@ Test(outputs, export_later_is_the_same_byte_for_byte, .timeout = 300)
     scratch_remove(scratch);
 }
 
+static double perplexity_of(struct outcome *o, const char *model)
+{
+    char arguments[256];
+    json_error_t error;
+    json_t *object;
+    double value = NAN;
+
+    snprintf(arguments, sizeof arguments,
+             "eval %s --data $G/eval.safetensors --seqlen 256 --max-windows 6 2>/dev/null", model);
+    expect_success(o, 2, arguments);
+    object = json_loads(o->text, 0, &error);
+    cr_assert_not_null(object, "%s", o->text);
+    value = json_number_value(json_object_get(object, "perplexity"));
+    json_decref(object);
+    return value;
+}
+
+/* The checkpoint, its factored export and the dense one: the same model, read three ways. */
+Test(outputs, factors_are_exported_as_factors_and_multiplied_out, .timeout = 300)
+{
+    static struct outcome o;
+    char scratch[64];
+    double run, factored, dense;
+    json_t *report;
+    json_int_t stored, full;
+
+    places_make(scratch);
+    expect_success(&o, 2, "compress $M $S/out --method asvd+ --ratio 0.7" CALIB);
+    expect_success(&o, 3, "export $S/out $S/later");
+    expect_true("diff -r $S/out/hf $S/later");
+    expect_success(&o, 3, "export $S/out $S/dense --dense");
+    expect_true("cmp $M/config.json $S/dense/config.json && ! ls $S/dense/*.py 2>/dev/null");
+    expect_true("test $(stat -c %s $S/later/model.safetensors) -lt "
+                "$(stat -c %s $S/dense/model.safetensors)");
+    run = perplexity_of(&o, "$S/out");
+    factored = perplexity_of(&o, "$S/later");
+    dense = perplexity_of(&o, "$S/dense");
+    cr_expect_eq(run, factored, "%g and %g", run, factored);
+    cr_expect(fabs(dense / run - 1.0) < 1e-2 && dense != run, "%g and %g", run, dense);
+    report = read_report(scratch, "out");
+    cr_assert_eq(json_unpack(report, "{s:{s:I, s:I}}", "bytes", "stored", &stored, "dense", &full), 0);
+    cr_expect(stored < full && full > 10000000, "%d of %d", (int)stored, (int)full);
+    json_decref(report);
+    scratch_remove(scratch);
+}
+
 Test(outputs, windows_that_were_drawn_can_be_given_again, .timeout = 300)
 {
     static struct outcome o;
