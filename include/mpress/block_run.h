@@ -41,9 +41,7 @@ typedef struct mp_runner {
     mp_length_policy lengths;
     mp_order order;
     const int64_t *ranks; /* [n_linears] of the block at hand, where the method factors; borrowed */
-    double **spectra;     /* [n_linears] of the block at hand, each [min(d_out, d_in)], falling: filled if
-                             not NULL; borrowed */
-    int spectra_only;     /* then the weights are left as they are */
+    int spectra_only;     /* the items' spectra are wanted, and the weights left as they are */
     mp_hidden *hidden; /* NULL where nothing is calibrated; borrowed */
     int batch; /* blocks whose weights are held at once; 1 if not set */
     mp_block *blocks[MP_MAX_BATCH]; /* [batch], owned */
@@ -75,6 +73,7 @@ typedef struct mp_batch_item {
     mp_block *block;           /* loaded; one of runner->blocks */
     const int *skip;           /* [n_linears] 1: leave this one dense */
     const int64_t *ranks;      /* [n_linears] where the method factors */
+    double **spectra;          /* out [n_linears] each [min(d_out, d_in)], falling, where spectra_only */
     int is_last;               /* nobody needs the hidden states after this block */
     mp_linear_result *results; /* out [n_linears] */
 } mp_batch_item;

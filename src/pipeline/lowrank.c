@@ -212,14 +212,14 @@ static mp_status share_spectrum(const mp_runner *run, const mp_moment *moment, c
                          moment->matrix->grid.first);
 }
 
-mp_status lowrank_share_spectra(mp_runner *run, int state, const mp_moment *moment, const int *skip,
-                                const mp_factors *factors)
+mp_status lowrank_share_spectra(mp_runner *run, int state, const mp_moment *moment,
+                                const mp_batch_item *item, const mp_factors *factors)
 {
     const mp_state *s = &run->arch->states[state];
 
     for (int i = s->first_linear; i < s->first_linear + s->linear_count; i++)
-        if (!skip[i])
-            MP_TRY(share_spectrum(run, moment, &factors[i], &run->block->linears[i], run->spectra[i]));
+        if (!item->skip[i])
+            MP_TRY(share_spectrum(run, moment, &factors[i], &run->block->linears[i], item->spectra[i]));
     return MP_OK;
 }
 

@@ -98,21 +98,27 @@ mp_status search_open(const run *r, rank_search *s)
     return MP_OK;
 }
 
-mp_status search_block(run *r, int64_t b, const int64_t *ranks, double **spectra, mp_linear_result *results)
+mp_status search_blocks(run *r, int64_t b, int count, const int64_t *ranks, double **spectra,
+                        mp_linear_result *results)
 {
-    int skip[MP_MAX_LINEARS];
+    int n = r->arch.n_linears, skip[MP_MAX_BATCH][MP_MAX_LINEARS];
+    mp_batch_item items[MP_MAX_BATCH];
     double mark = mp_seconds();
 
-    MP_TRY(mp_block_load(r->runner.block, r->comm, r->source, b));
-    mp_block_prefetch(&r->arch, r->comm, r->source, b + 1);
+    for (int k = 0; k < count; k++) {
+        MP_TRY(mp_block_load(r->runner.blocks[k], r->comm, r->source, b + k));
+        mp_block_prefetch(&r->arch, r->comm, r->source, b + k + 1);
+        selection_of_block(&r->selected, &r->arch, b + k, skip[k]);
+        for (int i = 0; i < n; i++) skip[k][i] |= ranks[i] == 0;
+        items[k] = (mp_batch_item){.block = r->runner.blocks[k], .skip = skip[k], .ranks = ranks,
+                                   .spectra = spectra != NULL ? spectra + k * n : NULL,
+                                   .is_last = b + k + 1 == r->arch.n_blocks, .results = results + k * n};
+    }
     mp_clock_lap(&r->runner.clock, MP_PHASE_READ, 0.0, &mark);
-    selection_of_block(&r->selected, &r->arch, b, skip);
-    for (int i = 0; i < r->arch.n_linears; i++) skip[i] |= ranks[i] == 0;
-    r->runner.ranks = ranks;
-    r->runner.spectra = spectra;
     r->runner.spectra_only = spectra != NULL;
-    MP_TRY(mp_runner_block(&r->runner, skip, b + 1 == r->arch.n_blocks, results));
-    mp_log(MP_LOG_INFO, "search for ranks: block %lld/%lld", (long long)b + 1, (long long)r->arch.n_blocks);
+    MP_TRY(mp_runner_batch(&r->runner, items, count));
+    mp_log(MP_LOG_INFO, "search for ranks: block %lld/%lld", (long long)b + count,
+           (long long)r->arch.n_blocks);
     return MP_OK;
 }
 
@@ -133,12 +139,15 @@ static mp_status open_spectra(const run *r, rank_search *s)
 static mp_status by_spectrum(run *r, rank_search *s)
 {
     int64_t ones[MP_MAX_LINEARS];
-    mp_linear_result results[MP_MAX_LINEARS];
+    mp_linear_result results[MP_MAX_BATCH * MP_MAX_LINEARS];
+    int64_t blocks = r->arch.n_blocks;
+    int batch = r->runner.batch;
 
     for (int i = 0; i < MP_MAX_LINEARS; i++) ones[i] = 1;
     MP_TRY(mp_comm_agree(r->comm, open_spectra(r, s)));
-    for (int64_t b = 0; b < r->arch.n_blocks; b++)
-        MP_TRY(search_block(r, b, ones, s->spectra + b * r->arch.n_linears, results));
+    for (int64_t b = 0; b < blocks; b += batch)
+        MP_TRY(search_blocks(r, b, (int)(blocks - b < batch ? blocks - b : batch), ones,
+                             s->spectra + b * r->arch.n_linears, results));
     return mp_comm_agree(r->comm, mp_budget_by_spectrum(s->items, s->count, r->job->ratio));
 }
 
@@ -165,7 +174,6 @@ mp_status ranks_search(run *r)
     r->runner.order = MP_ORDER_DENSE;
     st = r->policy == MP_RANKS_SPECTRUM ? by_spectrum(r, &s) : by_sensitivity(r, &s);
     r->runner.order = order;
-    r->runner.spectra = NULL;
     r->runner.spectra_only = 0;
     MP_GO(st);
     for (int64_t i = 0; i < s.count; i++) r->ranks[s.place[i]] = s.items[i].rank;

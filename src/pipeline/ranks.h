@@ -16,10 +16,11 @@ typedef struct rank_search {
 mp_status search_open(const run *r, rank_search *s);
 void search_close(const run *r, rank_search *s);
 
-/* Block b of the dense model: what the method makes of it at `ranks` [n_linears] (0: left alone) is then
- * in runner.block; or, where `spectra` [n_linears] is not NULL, its spectra alone.  The runner is in dense
- * order.  Collective; agreed. */
-mp_status search_block(run *r, int64_t b, const int64_t *ranks, double **spectra, mp_linear_result *results);
+/* Blocks [b, b + count) of the dense model: what the method makes of them at `ranks` [n_linears] (0: left
+ * alone) is then in runner.blocks; or, where `spectra` [count][n_linears] is not NULL, their spectra alone.
+ * The runner is in dense order.  Collective; agreed. */
+mp_status search_blocks(run *r, int64_t b, int count, const int64_t *ranks, double **spectra,
+                        mp_linear_result *results);
 
 /* ranks_sensitivity.c: prints what the search costs; MP_ERR_ARG above --max-search-flop.  Local. */
 mp_status sensitivity_afford(const run *r);

@@ -22,9 +22,9 @@ int64_t solve_rows_of_strip(const mp_part *part, int64_t row);
 mp_status lowrank_factorise(mp_runner *runner, int state, mp_moment *moment, const int *skip,
                             mp_factors *factors, mp_outcome *outcome);
 
-/* lowrank.c: the spectra that were found, to all ranks: runner->spectra.  Collective. */
-mp_status lowrank_share_spectra(mp_runner *runner, int state, const mp_moment *moment, const int *skip,
-                                const mp_factors *factors);
+/* lowrank.c: the spectra that were found, to all ranks: item->spectra.  Collective. */
+mp_status lowrank_share_spectra(mp_runner *runner, int state, const mp_moment *moment,
+                                const mp_batch_item *item, const mp_factors *factors);
 
 /* lowrank.c: from there to every node, rounded, and measured.  Collective. */
 mp_status lowrank_publish(mp_runner *runner, int state, const mp_moment *moment,

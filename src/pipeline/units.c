@@ -156,9 +156,8 @@ static mp_status finish(mp_runner *run, unit *u)
     const mp_batch_item *item = u->item;
 
     enter(run, u);
-    if (run->spectra != NULL)
-        MP_TRY(lowrank_share_spectra(run, u->state, u->moment, item->skip, u->factors));
-    if (run->spectra_only) return MP_OK;
+    if (run->spectra_only)
+        return lowrank_share_spectra(run, u->state, u->moment, item, u->factors);
     if (run->method->factorise != NULL)
         MP_TRY(lowrank_publish(run, u->state, u->moment, &u->outcome, item->skip, u->factors,
                                item->results));
