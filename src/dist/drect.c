@@ -18,6 +18,17 @@ void pdtrsm_(const char *, const char *, const char *, const char *, const int *
              const double *, const double *, const int *, const int *, const int *, double *,
              const int *, const int *, const int *);
 
+/* The logical block of PBLAS, a function that its users may bring along: products are cut into panels of
+ * so many columns whatever the tiles are.  The library's own says 32, at which a product of 3072 x 3072 on
+ * 2 ranks runs at 65% of the rate of dgemm; with 128 it is 83%. */
+int pilaenv_(const int *context, const char *precision);
+
+int pilaenv_(const int *context, const char *precision)
+{
+    (void)context, (void)precision;
+    return 128;
+}
+
 static const int one = 1;
 static const double unit = 1.0, zero = 0.0;
 
