@@ -29,6 +29,9 @@ void mp_comm_free(mp_comm *comm);
  * message of the lowest rank that failed.  Collective; one small allreduce where all is well. */
 mp_status mp_comm_agree(const mp_comm *comm, mp_status mine);
 
+/* The same over the `size` ranks of another communicator, of which this one is `rank`. */
+mp_status mp_agree_over(MPI_Comm mpi, int rank, int size, mp_status mine);
+
 /* MP_ERR_DIVERGED unless `value` is the same on all ranks.  Collective. */
 mp_status mp_comm_same(const mp_comm *comm, int64_t value, const char *what);
 
@@ -88,6 +91,9 @@ typedef struct mp_shared {
 
 mp_status mp_shared_create(const mp_comm *comm, size_t bytes, const char *what, mp_shared **shared);
 void mp_shared_free(mp_shared *shared);
+
+/* Bytes that this node has left for it; infinite where it is of one rank, or does not say.  Local. */
+double mp_shared_room(const mp_comm *comm);
 
 /* What the ranks of this node wrote before is seen by all of them after.  Collective over the node. */
 mp_status mp_shared_fence(const mp_comm *comm, const mp_shared *shared);

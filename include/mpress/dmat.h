@@ -22,7 +22,7 @@ typedef struct mp_dmat {
     double *data; /* [local_cols][local_rows], column-major, leading dimension local_rows */
 
     /* made by the first call of ScaLAPACK on a grid of several ranks (dlinalg.c), -1 before */
-    int context, handle; /* of BLACS */
+    int context;      /* of BLACS */
     MPI_Comm members;    /* the ranks of the grid */
 } mp_dmat;
 

@@ -315,7 +315,7 @@ mp_status mp_moment_finish(mp_moment *m, mp_grid grid)
     MP_TRY(mp_dmat_get_diagonal(m->matrix, m->diagonal));
     for (int64_t r = 0; r < m->order - m->n; r++) m->diagonal[r] = 1.0;
     mp_dmat_set_diagonal(m->matrix, m->diagonal);
-    return mp_dmat_mirror(m->matrix, MP_LOWER_HALF);
+    return mp_comm_agree(m->comm, mp_dmat_mirror(m->matrix, MP_LOWER_HALF));
 }
 
 void mp_moment_channels(const mp_moment *moment, double *squares)

@@ -8,7 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Whether `suffix` ("self_attn.q_proj.weight") is a tensor that every block has. */
+/* Whether `suffix` ("self_attn.q_proj.weight", "self_attn.q_proj.A") is a tensor of every block. */
 static int is_block_tensor(const mp_arch *arch, const char *suffix)
 {
     for (int i = 0; i < arch->n_linears; i++) {
@@ -16,7 +16,9 @@ static int is_block_tensor(const mp_arch *arch, const char *suffix)
         size_t length = strlen(row->name);
 
         if (strncmp(suffix, row->name, length) != 0) continue;
-        if (strcmp(suffix + length, ".weight") == 0) return 1;
+        if (strcmp(suffix + length, ".weight") == 0 || strcmp(suffix + length, ".A") == 0 ||
+            strcmp(suffix + length, ".B") == 0)
+            return 1;
         if (row->has_bias && strcmp(suffix + length, ".bias") == 0) return 1;
     }
     for (int i = 0; i < arch->n_vectors; i++)

@@ -110,6 +110,7 @@ static mp_status complete(mp_job *job)
 
     if (method == NULL) return MP_OK; /* the driver tells which ones there are */
     if (strcmp(job->propagate, "auto") == 0) job->propagate = method->order;
+    if (method->tile > 0) job->blocksize = method->tile;
     if (method->factorise == NULL) {
         if (job->sparsity == NULL) job->sparsity = "0.5";
     } else if (job->sparsity != NULL) {

@@ -90,22 +90,25 @@ void mp_comm_free(mp_comm *comm)
     mp_free(comm);
 }
 
-mp_status mp_comm_agree(const mp_comm *comm, mp_status mine)
+mp_status mp_agree_over(MPI_Comm mpi, int rank, int size, mp_status mine)
 {
     /* the minimum of "my rank if I failed, else size" is the lowest failing rank */
-    int first = mine == MP_OK ? comm->size : comm->rank;
-    int verdict = (int)mine;
+    int first = mine == MP_OK ? size : rank, verdict = (int)mine;
     char text[1024] = "";
 
-    MP_TRY(mp_mpi_check(MPI_Allreduce(MPI_IN_PLACE, &first, 1, MPI_INT, MPI_MIN, comm->mpi),
+    MP_TRY(mp_mpi_check(MPI_Allreduce(MPI_IN_PLACE, &first, 1, MPI_INT, MPI_MIN, mpi),
                         "agreeing on a status"));
-    if (first == comm->size) return MP_OK;
-    if (comm->rank == first) snprintf(text, sizeof text, "%s", mp_error_message());
-    MP_TRY(mp_mpi_check(MPI_Bcast(&verdict, 1, MPI_INT, first, comm->mpi), "agreeing on a status"));
-    MP_TRY(mp_mpi_check(MPI_Bcast(text, sizeof text, MPI_CHAR, first, comm->mpi),
-                        "agreeing on a status"));
-    if (comm->rank == first) return mine;
+    if (first == size) return MP_OK;
+    if (rank == first) snprintf(text, sizeof text, "%s", mp_error_message());
+    MP_TRY(mp_mpi_check(MPI_Bcast(&verdict, 1, MPI_INT, first, mpi), "agreeing on a status"));
+    MP_TRY(mp_mpi_check(MPI_Bcast(text, sizeof text, MPI_CHAR, first, mpi), "agreeing on a status"));
+    if (rank == first) return mine;
     return mp_fail((mp_status)verdict, "%s", text);
+}
+
+mp_status mp_comm_agree(const mp_comm *comm, mp_status mine)
+{
+    return mp_agree_over(comm->mpi, comm->rank, comm->size, mine);
 }
 
 mp_status mp_comm_same(const mp_comm *comm, int64_t value, const char *what)

@@ -68,10 +68,10 @@ static mp_status reduce(mp_drect *a, tridiagonal *t)
     MP_GO(MP_NEW(t->d, a->local_cols + 1, "a diagonal"));
     MP_GO(MP_NEW(t->e, a->local_cols + 1, "a diagonal"));
     MP_GO(MP_NEW(t->tau, a->local_cols + 1, "reflectors"));
-    pdsytrd_("L", &n, a->data, &one, &one, da, t->d, t->e, t->tau, &query, &ask, &info);
-    st = workspace(query, 3 * a->on->nb, &work, &length);
 out:
-    st = mp_grid_agree(a->on, st);
+    MP_TRY(mp_grid_agree(a->on, st)); /* the query is a call of all, too */
+    pdsytrd_("L", &n, a->data, &one, &one, da, t->d, t->e, t->tau, &query, &ask, &info);
+    st = mp_grid_agree(a->on, workspace(query, 3 * a->on->nb, &work, &length));
     if (st == MP_OK) {
         pdsytrd_("L", &n, a->data, &one, &one, da, t->d, t->e, t->tau, work, &length, &info);
         st = checked("pdsytrd", info);
@@ -111,11 +111,9 @@ static mp_status divide_and_conquer(double *values, double *off, mp_drect *z)
     mp_status st;
 
     mp_dist_describe_rect(z, dz);
-    MP_GO(MP_NEW_RAW(iwork, integers, "workspace of ScaLAPACK"));
+    MP_TRY(mp_grid_agree(z->on, MP_NEW_RAW(iwork, integers, "workspace of ScaLAPACK")));
     pdstedc_("I", &n, values, off, z->data, &one, &one, dz, &query, &ask, &first, &ask, &info);
-    st = workspace(query, divide_formula(z), &work, &length);
-out:
-    st = mp_grid_agree(z->on, st);
+    st = mp_grid_agree(z->on, workspace(query, divide_formula(z), &work, &length));
     if (st == MP_OK) {
         info = 0;
         pdstedc_("I", &n, values, off, z->data, &one, &one, dz, work, &length, iwork, &integers, &info);
@@ -237,11 +235,9 @@ mp_status mp_drect_qr(mp_drect *w, mp_drect *r, mp_qr *qr)
 
     *qr = (mp_qr){.reflectors = w};
     mp_dist_describe_rect(w, dw);
-    MP_GO(MP_NEW(qr->tau, w->local_cols + 1, "reflectors"));
+    MP_TRY(mp_grid_agree(w->on, MP_NEW(qr->tau, w->local_cols + 1, "reflectors")));
     pdgeqrf_(&m, &n, w->data, &one, &one, dw, qr->tau, &query, &ask, &info);
-    st = workspace(query, 0, &work, &length);
-out:
-    st = mp_grid_agree(w->on, st);
+    st = mp_grid_agree(w->on, workspace(query, 0, &work, &length));
     if (st == MP_OK) {
         pdgeqrf_(&m, &n, w->data, &one, &one, dw, qr->tau, work, &length, &info);
         st = checked("pdgeqrf", info);

@@ -35,6 +35,7 @@ mp_status mp_dist_open_members(mp_dmat *m)
 mp_status mp_dist_open_context(mp_dmat *m)
 {
     int map[4096]; /* column-major, as BLACS reads it; ranks of `members` */
+    int handle;
 
     if (m->context >= 0) return MP_OK;
     if (m->grid.rows * m->grid.cols > (int)(sizeof map / sizeof map[0]))
@@ -43,20 +44,19 @@ mp_status mp_dist_open_context(mp_dmat *m)
     MP_TRY(mp_dist_open_members(m));
     for (int p = 0; p < m->grid.rows; p++)
         for (int q = 0; q < m->grid.cols; q++) map[q * m->grid.rows + p] = p * m->grid.cols + q;
-    m->handle = Csys2blacs_handle(m->members);
-    m->context = m->handle;
+    /* the handle is given back at once: freeing one later renumbers those that still live */
+    handle = Csys2blacs_handle(m->members);
+    m->context = handle;
     Cblacs_gridmap(&m->context, map, m->grid.rows, m->grid.rows, m->grid.cols);
+    Cfree_blacs_system_handle(handle);
     return MP_OK;
 }
 
 void mp_dist_close_context(mp_dmat *matrix)
 {
-    if (matrix->context >= 0) {
-        Cblacs_gridexit(matrix->context);
-        Cfree_blacs_system_handle(matrix->handle);
-    }
+    if (matrix->context >= 0) Cblacs_gridexit(matrix->context);
     if (matrix->members != MPI_COMM_NULL) MPI_Comm_free(&matrix->members);
-    matrix->context = matrix->handle = -1;
+    matrix->context = -1;
 }
 
 /* The descriptor of ScaLAPACK: type, context, M, N, MB, NB, row source, column source, LLD. */

@@ -34,14 +34,11 @@ static const double unit = 1.0, zero = 0.0;
 
 mp_status mp_grid_agree(mp_dmat *on, mp_status mine)
 {
-    int worst = (int)mine;
+    int size = on->grid.rows * on->grid.cols;
 
-    if (on->grid.rows * on->grid.cols == 1) return mine;
+    if (size == 1) return mine;
     MP_TRY(mp_dist_open_members(on));
-    MP_TRY(mp_mpi_check(MPI_Allreduce(MPI_IN_PLACE, &worst, 1, MPI_INT, MPI_MAX, on->members),
-                        "agreeing on a status"));
-    if (mine != MP_OK || worst == MP_OK) return mine;
-    return mp_fail((mp_status)worst, "another rank of the grid failed");
+    return mp_agree_over(on->members, on->comm->rank - on->grid.first, size, mine);
 }
 
 /* Rows or columns of `count`, cut into tiles of nb, that coordinate `mine` of `parts` holds. */

@@ -3,6 +3,7 @@
 
 #include "mpress/memory.h"
 
+#include <math.h>
 #include <string.h>
 #include <sys/statvfs.h>
 
@@ -25,21 +26,37 @@ static mp_status attach(const mp_comm *comm, size_t bytes, mp_shared *s)
     return MP_OK;
 }
 
+double mp_shared_room(const mp_comm *comm)
+{
+    struct statvfs info;
+
+    if (comm->node_size == 1 || statvfs("/dev/shm", &info) != 0) return INFINITY;
+    return (double)info.f_bavail * (double)info.f_frsize;
+}
+
 /* Open MPI leaves a rank of the node waiting for ever where the file system of shared memory is too
  * small (4.1.4), so that is looked at before.  A node of one rank does not use it. */
 static mp_status check_room(const mp_comm *comm, size_t bytes, const char *what)
 {
     const double mib = 1.0 / (1 << 20), wanted = (double)bytes + (1 << 20);
-    struct statvfs info;
-    double room;
+    double room = mp_shared_room(comm);
 
-    if (comm->node_size == 1 || comm->node_rank != 0 || statvfs("/dev/shm", &info) != 0) return MP_OK;
-    room = (double)info.f_bavail * (double)info.f_frsize;
-    if (room >= wanted) return MP_OK;
+    if (comm->node_rank != 0 || room >= wanted) return MP_OK;
     return mp_fail(MP_ERR_NOFIT,
                    "%s: %.1f MiB of memory shared by the ranks of a node, but /dev/shm has %.1f MiB left: "
                    "expected a larger one (--shm-size of a container), or one rank per node",
                    what, wanted * mib, room * mib);
+}
+
+/* The pages are taken now, each rank its share: the room that is left for the next segment is then what
+ * the file system says, and a page that cannot be had is no signal in the middle of the work. */
+static mp_status touch(const mp_comm *comm, const mp_shared *s)
+{
+    int64_t begin, end;
+
+    mp_share((int64_t)s->bytes, 4096, comm->node_rank, comm->node_size, &begin, &end);
+    memset((char *)s->base + begin, 0, (size_t)(end - begin));
+    return mp_mpi_check(MPI_Barrier(comm->node), "waiting for shared memory");
 }
 
 mp_status mp_shared_create(const mp_comm *comm, size_t bytes, const char *what, mp_shared **shared)
@@ -55,6 +72,7 @@ mp_status mp_shared_create(const mp_comm *comm, size_t bytes, const char *what, 
     }
     s->window = MPI_WIN_NULL;
     st = attach(comm, bytes > 0 ? bytes : 1, s);
+    if (st == MP_OK) st = touch(comm, s);
     if (st != MP_OK)
         st = mp_fail(st, "%s, %.1f MiB for this node: %s (is the shared memory of the node large enough?)",
                      what, (double)bytes / (1 << 20), mp_error_message());

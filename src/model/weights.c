@@ -147,11 +147,12 @@ static mp_status find_part(const mp_source *source, int64_t block, const part *p
 
 /* Whether the architecture has a tensor of this name.  Old exports of Llama also stored the rotary
  * frequencies, which follow from config.json; a tied head may be stored, and is not read. */
-static int is_known(const mp_arch *arch, const part_list *list, const char *name)
+static int is_known(const mp_arch *arch, const part_list *list, const mp_source *source,
+                    const char *name)
 {
     static const char prefix[] = "model.layers.", frequencies[] = ".rotary_emb.inv_freq";
     const size_t length = strlen(name), tail = sizeof frequencies - 1;
-    char *rest;
+    char *rest, weight[256];
     long long block;
 
     if (length > tail && strcmp(name + length - tail, frequencies) == 0) return 1;
@@ -167,7 +168,9 @@ static int is_known(const mp_arch *arch, const part_list *list, const char *name
 
         if (strncmp(rest + 1, p->name, strlen(p->name)) != 0) continue;
         if (strcmp(ending, p->ending) == 0) return 1;
-        if (p->kind == WEIGHT && (strcmp(ending, ".A") == 0 || strcmp(ending, ".B") == 0)) return 1;
+        if (p->kind != WEIGHT || (strcmp(ending, ".A") != 0 && strcmp(ending, ".B") != 0)) continue;
+        tensor_name(block, p->name, p->ending, weight); /* beside it nobody would read a factor */
+        return mp_source_find(source, weight) < 0;
     }
     return 0;
 }
@@ -186,7 +189,7 @@ mp_status mp_weights_check(const mp_arch *arch, const mp_source *source)
         for (int i = 0; i < list.count; i++)
             MP_TRY(find_part(source, block, &list.parts[i], &found));
     for (index = 0; index < source->count; index++)
-        if (!is_known(arch, &list, source->at(source->self, index)->name))
+        if (!is_known(arch, &list, source, source->at(source->self, index)->name))
             return mp_fail(MP_ERR_FORMAT, "%s: tensor \"%s\" is not one of a \"%s\" of %lld blocks",
                            source->path, source->at(source->self, index)->name, arch->family,
                            (long long)arch->n_blocks);

@@ -279,8 +279,9 @@ mp_status mp_runner_batch(mp_runner *run, const mp_batch_item *items, int count)
         return mp_fail(MP_ERR_INTERNAL, "%d blocks at once: only in dense order", count);
     for (int k = 0; k < count; k++)
         for (int i = 0; i < run->arch->n_linears; i++) {
-            items[k].results[i] =
-                (mp_linear_result){.rel_error = NAN, .kept = NAN, .outcome.damping = NAN};
+            items[k].results[i] = (mp_linear_result){.rank = items[k].block->linears[i].rank,
+                                                     .rel_error = NAN, .kept = NAN,
+                                                     .outcome.damping = NAN};
             wanted |= !items[k].skip[i];
         }
     run->block = items->block;

@@ -34,6 +34,19 @@ static mp_status check_counts(const mp_job *job)
     return MP_OK;
 }
 
+/* --batch, once order and method are known. */
+static mp_status check_batch(const run *r)
+{
+    long long batch = (long long)r->job->batch;
+
+    if (batch > MP_MAX_BATCH)
+        return mp_fail(MP_ERR_ARG, "--batch %lld: expected at most %d", batch, MP_MAX_BATCH);
+    if (batch > 1 && (r->runner.order != MP_ORDER_DENSE || r->runner.method->factorise == NULL))
+        return mp_fail(MP_ERR_ARG, "--batch %lld: blocks are solved side by side in dense order of a method "
+                       "that factors, not by %s in %s order", batch, r->job->method, r->job->propagate);
+    return MP_OK;
+}
+
 /* Options that say something by themselves, before any file is opened. */
 static mp_status read_options(run *r)
 {
@@ -57,6 +70,7 @@ static mp_status read_options(run *r)
     o->strict = job->strict;
     MP_TRY(mp_method_options_check(o));
     MP_TRY(check_counts(job));
+    MP_TRY(check_batch(r));
     MP_TRY(mp_bos_parse(job->bos, &r->bos));
     if (job->calib == NULL && (r->runner.method->needs & MP_NEED_MOMENT) != 0)
         return mp_fail(MP_ERR_ARG, "--calib: method %s needs calibration data", job->method);
@@ -210,7 +224,7 @@ static mp_status choose_batch(run *r)
     if (r->runner.order != MP_ORDER_DENSE || r->ranks == NULL) return MP_OK;
     if (most > r->arch.n_blocks) most = r->arch.n_blocks;
     if (r->job->batch == 0) return mp_plan_batch(r->comm, &r->arch, most, &r->runner.batch);
-    r->runner.batch = (int)(most < MP_MAX_BATCH ? most : MP_MAX_BATCH);
+    r->runner.batch = (int)most;
     return MP_OK;
 }
 

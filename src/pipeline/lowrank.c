@@ -132,7 +132,7 @@ static mp_status publish(const mp_runner *run, const mp_factors *f, int64_t rank
     MP_TRY(mp_shared_fence(comm, run->block->memory));
     if (f->a != NULL) place(f, l);
     MP_TRY(mp_shared_fence(comm, run->block->memory));
-    MP_TRY(merge_nodes(comm, l->weight, size));
+    MP_TRY(mp_comm_agree(comm, merge_nodes(comm, l->weight, size)));
     MP_TRY(mp_shared_fence(comm, run->block->memory));
     mp_share(rank, 1, comm->node_rank, comm->node_size, &begin, &end);
     MP_TRY(mp_comm_agree(comm, settle(l, begin, end)));
@@ -169,16 +169,18 @@ out:
     return st;
 }
 
-/* The bias takes what the mean of the activations loses: b += (W - A B) mu.  Rank 0 of a node writes.
- * *mended: the energy T |(W - A B) mu|^2, which is therefore no error any more. */
+/* The bias takes what the mean of the activations loses: b += (W - A B) mu, rounded to its dtype.  Rank 0
+ * of a node writes.  *mended: how much of the energy T |(W - A B) mu|^2 is therefore no error any more. */
 static mp_status correct_bias(const mp_runner *run, const mp_problem *p, int part, mp_linear *l,
                               double *mended)
 {
     const mp_channels *c = p->moment->channels;
     const mp_part *rows = &p->part[part];
     double *shift = NULL;
+    float *bias = NULL;
     mp_status st = MP_NEW(shift, l->d_out, "a shift of the bias");
 
+    if (st == MP_OK) st = MP_NEW(bias, l->d_out, "a bias");
     MP_GO(mp_comm_agree(run->comm, st));
     for (int64_t row = 0; row < rows->rows; row++) {
         const float *strip = mp_problem_strip(p, p->difference, part, row) + row % MP_STRIP;
@@ -187,16 +189,23 @@ static mp_status correct_bias(const mp_runner *run, const mp_problem *p, int par
             shift[rows->first_row + row] += (double)strip[j * MP_STRIP] * c->sum[j] / c->weight;
     }
     MP_GO(mp_comm_sum(run->comm, shift, (int)l->d_out));
-    for (int64_t i = 0; i < l->d_out; i++) *mended += c->weight * shift[i] * shift[i];
-    if (run->comm->node_rank == 0) {
-        float *bias = (float *)l->bias;
+    for (int64_t i = 0; i < l->d_out; i++) {
+        double missed;
 
-        for (int64_t i = 0; i < l->d_out; i++) bias[i] += (float)shift[i];
-        mp_round_f32(l->bias_dtype, bias, l->d_out);
+        bias[i] = l->bias[i] + (float)shift[i];
+        mp_round_f32(l->bias_dtype, &bias[i], 1);
+        missed = shift[i] - ((double)bias[i] - (double)l->bias[i]); /* what the dtype does not hold */
+        *mended += c->weight * (shift[i] * shift[i] - missed * missed);
     }
+    if (mp_first_nonfinite(bias, l->d_out) >= 0)
+        MP_GO(mp_fail(MP_ERR_NUMERIC, "%s: a corrected bias is not finite in %s", rows->name,
+                      mp_dtype_name(l->bias_dtype)));
+    MP_GO(mp_shared_fence(run->comm, run->block->memory)); /* all have read the old one */
+    if (run->comm->node_rank == 0) memcpy((float *)l->bias, bias, (size_t)l->d_out * sizeof *bias);
     st = mp_shared_fence(run->comm, run->block->memory);
 out:
     mp_free(shift);
+    mp_free(bias);
     return st;
 }
 

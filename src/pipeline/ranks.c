@@ -22,6 +22,8 @@ static mp_status read_choices(run *r)
     o->whiten = strcmp(job->svd, "cholesky") == 0;
     if (!o->whiten && strcmp(job->svd, "gram") != 0)
         return mp_fail(MP_ERR_ARG, "--svd %s: expected gram or cholesky", job->svd);
+    if (o->whiten && !r->runner.method->centers)
+        return mp_fail(MP_ERR_ARG, "--svd cholesky: whitening by the Hessian is asvd+, not %s", job->method);
     o->center = job->center;
     if (job->center && !r->runner.method->centers)
         return mp_fail(MP_ERR_ARG, "--center: centring is not defined for %s, expected --method asvd+",
@@ -45,6 +47,14 @@ static mp_status check_is_dense(const run *r, int64_t block, int i)
                    "one (--skip leaves it as it is)", r->source->path, name);
 }
 
+static int has_bias(const run *r)
+{
+    int biased = 0;
+
+    for (int i = 0; i < r->arch.n_linears; i++) biased |= r->arch.linears[i].has_bias;
+    return biased;
+}
+
 mp_status ranks_open(run *r)
 {
     const mp_method *method = r->runner.method;
@@ -61,11 +71,13 @@ mp_status ranks_open(run *r)
 
             if (skip[i]) continue;
             MP_TRY(check_is_dense(r, b, i));
-            if (r->ranks != NULL)
+            if (r->ranks != NULL && r->policy == MP_RANKS_UNIFORM)
                 MP_TRY(mp_rank_uniform(row->name, row->d_out, row->d_in, r->job->ratio,
                                        &r->ranks[b * n + i]));
         }
     }
+    if (r->runner.options.center && !has_bias(r))
+        return mp_fail(MP_ERR_ARG, "--center: no linear map of a %s has a bias", r->arch.family);
     return MP_OK;
 }
 

@@ -117,10 +117,11 @@ static json_t *idle_json(const mp_comm *comm, double mine)
     json_t *all = json_array();
     double *seconds = NULL;
 
-    if (MP_NEW(seconds, comm->size, "seconds of all ranks") == MP_OK)
+    if (mp_comm_agree(comm, MP_NEW(seconds, comm->size, "seconds of all ranks")) == MP_OK) {
         MPI_Gather(&mine, 1, MPI_DOUBLE, seconds, 1, MPI_DOUBLE, 0, comm->mpi);
-    for (int i = 0; seconds != NULL && comm->rank == 0 && i < comm->size; i++)
-        json_array_append_new(all, json_real(seconds[i]));
+        for (int i = 0; comm->rank == 0 && i < comm->size; i++)
+            json_array_append_new(all, json_real(seconds[i]));
+    }
     mp_free(seconds);
     return all;
 }

@@ -91,6 +91,27 @@ Test(outputs, factors_are_exported_as_factors_and_multiplied_out, .timeout = 300
     scratch_remove(scratch);
 }
 
+/* One half of the maps is factored, then the other is pruned in what came of it. */
+Test(outputs, a_factored_model_can_be_compressed_further, .timeout = 300)
+{
+    static struct outcome o;
+    char scratch[64];
+    json_t *report;
+    double ratio;
+
+    places_make(scratch);
+    expect_success(&o, 2, "compress $M $S/out --method asvd+ --ratio 0.5 --skip mlp" CALIB);
+    expect_success(&o, 2,
+                   "compress $S/out/hf $S/again --method wanda --sparsity 2:4 --skip self_attn" CALIB);
+    cr_expect_eq(perplexity_of(&o, "$S/again"), perplexity_of(&o, "$S/again/hf"));
+    expect_true("cmp $S/out/hf/config.json $S/again/hf/config.json");
+    report = read_report(scratch, "again");
+    cr_assert_eq(json_unpack(report, "{s:{s:F}}", "parameters", "ratio", &ratio), 0);
+    cr_expect(ratio < 0.9 && json_array_size(json_object_get(report, "linears")) == 18, "%g", ratio);
+    json_decref(report);
+    scratch_remove(scratch);
+}
+
 Test(outputs, windows_that_were_drawn_can_be_given_again, .timeout = 300)
 {
     static struct outcome o;
