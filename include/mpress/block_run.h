@@ -20,11 +20,11 @@ mp_status mp_order_parse(const char *text, mp_order *order);
 
 /* What became of a linear map. */
 typedef struct mp_linear_result {
-    int compressed; /* 0: left dense */
+    int compressed;   /* 0: left dense */
     double rel_error; /* tr(D H D^T) / tr(W H W^T); NaN where nothing was calibrated */
     double sparsity;  /* share of exact zeros in the stored weight; 0 for factors */
     int64_t rank;     /* of the factors, 0 where the weight is dense */
-    double kept;      /* share of the energy that the factors keep, before rounding; NaN for others */
+    double kept; /* share of the energy that the factors keep, before rounding; NaN for others */
     mp_outcome outcome;
     int64_t tokens; /* that its statistics counted */
     mp_grid grid;   /* the ranks that factorised its state */
@@ -42,8 +42,8 @@ typedef struct mp_runner {
     mp_order order;
     const int64_t *ranks; /* [n_linears] of the block at hand, where the method factors; borrowed */
     int spectra_only;     /* the items' spectra are wanted, and the weights left as they are */
-    mp_hidden *hidden; /* NULL where nothing is calibrated; borrowed */
-    int batch; /* blocks whose weights are held at once; 1 if not set */
+    mp_hidden *hidden;    /* NULL where nothing is calibrated; borrowed */
+    int batch;            /* blocks whose weights are held at once; 1 if not set */
     mp_block *blocks[MP_MAX_BATCH]; /* [batch], owned */
     mp_block *block;                /* the one at hand, of these */
     mp_forward *forward;
@@ -66,15 +66,16 @@ void mp_runner_close(mp_runner *runner);
  *
  * Afterwards the block holds the compressed weights, rounded to their stored dtype, on every node.
  * Collective; the status is agreed. */
-mp_status mp_runner_block(mp_runner *runner, const int *skip, int is_last, mp_linear_result *results);
+mp_status mp_runner_block(mp_runner *runner, const int *skip, int is_last,
+                          mp_linear_result *results);
 
 /* One block of a batch. */
 typedef struct mp_batch_item {
-    mp_block *block;           /* loaded; one of runner->blocks */
-    const int *skip;           /* [n_linears] 1: leave this one dense */
-    const int64_t *ranks;      /* [n_linears] where the method factors */
-    double **spectra;          /* out [n_linears] each [min(d_out, d_in)], falling, where spectra_only */
-    int is_last;               /* nobody needs the hidden states after this block */
+    mp_block *block;      /* loaded; one of runner->blocks */
+    const int *skip;      /* [n_linears] 1: leave this one dense */
+    const int64_t *ranks; /* [n_linears] where the method factors */
+    double **spectra;     /* out [n_linears] each [min(d_out, d_in)], falling, where spectra_only */
+    int is_last;          /* nobody needs the hidden states after this block */
     mp_linear_result *results; /* out [n_linears] */
 } mp_batch_item;
 

@@ -13,14 +13,19 @@
  *                "SVD-LLM V2", arXiv:2503.12340); from the eigenvalues alone
  *   sensitivity  truncation rank search of ASVD, arXiv:2312.05821, section 3.4: by the perplexity with one
  *                map replaced at a time */
-typedef enum mp_rank_policy { MP_RANKS_UNIFORM, MP_RANKS_SPECTRUM, MP_RANKS_SENSITIVITY } mp_rank_policy;
+typedef enum mp_rank_policy {
+    MP_RANKS_UNIFORM,
+    MP_RANKS_SPECTRUM,
+    MP_RANKS_SENSITIVITY
+} mp_rank_policy;
 
 mp_status mp_rank_policy_parse(const char *text, mp_rank_policy *policy);
 
 /* floor(int(d_out d_in ratio) / (d_out + d_in)); 0 where the map stays dense: ratio 1, or where factors
  * of that rank would not be smaller.
  * Errors: MP_ERR_ARG naming the map and both sizes where not even rank 1 fits. */
-mp_status mp_rank_uniform(const char *name, int64_t d_out, int64_t d_in, double ratio, int64_t *rank);
+mp_status mp_rank_uniform(const char *name, int64_t d_out, int64_t d_in, double ratio,
+                          int64_t *rank);
 
 /* The same for a map that need not be factored: 0 also where not even rank 1 fits. */
 int64_t mp_rank_of_ratio(int64_t d_out, int64_t d_in, double ratio);
@@ -57,8 +62,8 @@ typedef struct mp_budget_trial {
  * Local, deterministic.  Cost: O(n_trials log n_trials).
  * Source: Yuan et al., ASVD, arXiv:2312.05821, section 3.4; their code also stops at cuts above the
  * target. */
-mp_status mp_budget_by_sensitivity(mp_budget_item *items, int64_t count, const mp_budget_trial *trials,
-                                   int64_t n_trials, double ratio);
+mp_status mp_budget_by_sensitivity(mp_budget_item *items, int64_t count,
+                                   const mp_budget_trial *trials, int64_t n_trials, double ratio);
 
 /* Parameters kept by items, and all there were. */
 void mp_budget_totals(const mp_budget_item *items, int64_t count, int64_t *stored, int64_t *dense);

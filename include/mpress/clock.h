@@ -22,7 +22,7 @@
     X(MP_PHASE_WHITEN, "whiten", "fp64")                                                           \
     X(MP_PHASE_IDLE, "idle", "")                                                                   \
     X(MP_PHASE_SWEEP, "sweep", "fp32")                                                             \
-    X(MP_PHASE_ERROR, "measure", "fp32")                                                             \
+    X(MP_PHASE_ERROR, "measure", "fp32")                                                           \
     X(MP_PHASE_PUBLISH, "publish", "")                                                             \
     X(MP_PHASE_WRITE, "write", "")                                                                 \
     X(MP_PHASE_EXPORT, "export", "")                                                               \

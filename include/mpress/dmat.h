@@ -23,7 +23,7 @@ typedef struct mp_dmat {
 
     /* made by the first call of ScaLAPACK on a grid of several ranks (dlinalg.c), -1 before */
     int context;      /* of BLACS */
-    MPI_Comm members;    /* the ranks of the grid */
+    MPI_Comm members; /* the ranks of the grid */
 } mp_dmat;
 
 /* The best grid of at most `ranks`: rather leaves ranks idle than takes 1 x P. */

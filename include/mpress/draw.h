@@ -10,7 +10,7 @@
  * get count and seqlen.  Windows longer than the `positions` of the model are warned of (0: it has no
  * limit).  Collective; the status is agreed. */
 mp_status mp_draw_windows(const mp_comm *comm, const mp_corpus_request *request,
-                          mp_status (*from)(const mp_corpus_request *, mp_windows *), int64_t positions,
-                          mp_windows *windows);
+                          mp_status (*from)(const mp_corpus_request *, mp_windows *),
+                          int64_t positions, mp_windows *windows);
 
 #endif

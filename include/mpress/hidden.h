@@ -17,8 +17,8 @@ typedef struct mp_hidden {
 } mp_hidden;
 
 /* Room for the residual streams; zeroed.  Collective; the status is agreed. */
-mp_status mp_hidden_create(const mp_comm *comm, int64_t n_sequences, int64_t n_tokens, int64_t width,
-                           mp_hidden **hidden);
+mp_status mp_hidden_create(const mp_comm *comm, int64_t n_sequences, int64_t n_tokens,
+                           int64_t width, mp_hidden **hidden);
 void mp_hidden_free(mp_hidden *hidden);
 
 /* The stream of the i-th local sequence, [n_tokens][width]. */

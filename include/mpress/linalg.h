@@ -18,8 +18,8 @@ mp_status mp_sgemm(int trans_a, int trans_b, int64_t m, int64_t n, int64_t k, fl
                    const float *a, int64_t lda, const float *b, int64_t ldb, float beta, float *c,
                    int64_t ldc);
 mp_status mp_dgemm(int trans_a, int trans_b, int64_t m, int64_t n, int64_t k, double alpha,
-                   const double *a, int64_t lda, const double *b, int64_t ldb, double beta, double *c,
-                   int64_t ldc);
+                   const double *a, int64_t lda, const double *b, int64_t ldb, double beta,
+                   double *c, int64_t ldc);
 
 /* Upper triangle of C [n, n] = A^T A, A is [k, n]; of the lower one, squares on the diagonal are
  * written too, the rest is not touched. */
@@ -31,12 +31,13 @@ mp_status mp_dpotrf(int64_t n, double *a, int64_t lda, int64_t *failed_at);
 
 /* The steps of a blocked Cholesky factorisation, column-major, double.
  * B [m, n] = B L^-T, L [n, n] lower triangular. */
-mp_status mp_dtrsm_below(int64_t m, int64_t n, const double *l, int64_t ldl, double *b, int64_t ldb);
+mp_status mp_dtrsm_below(int64_t m, int64_t n, const double *l, int64_t ldl, double *b,
+                         int64_t ldb);
 
 /* C [m, n] -= A B^T, A is [m, k], B is [n, k]; m >= n, A begins with B, and of the n x n square on top
  * only the lower triangle is touched. */
-mp_status mp_dupdate_column(int64_t m, int64_t n, int64_t k, const double *a, int64_t lda, double *c,
-                            int64_t ldc);
+mp_status mp_dupdate_column(int64_t m, int64_t n, int64_t k, const double *a, int64_t lda,
+                            double *c, int64_t ldc);
 
 /* In place inverse of an upper triangular A [n, n] with non-zero diagonal. */
 mp_status mp_dtrtri_upper(int64_t n, double *a, int64_t lda);

@@ -14,9 +14,11 @@ typedef struct mp_linear {
     int64_t d_out, d_in;
     int64_t rank;   /* 0: dense; otherwise `weight` holds [A | B] */
     mp_dtype dtype; /* of weight or factors as stored */
-    float *weight;  /* [d_out, d_in], or A [d_out, a_stride] and at once B [.., d_in]: exact values of the
+    float *
+        weight; /* [d_out, d_in], or A [d_out, a_stride] and at once B [.., d_in]: exact values of the
                        stored dtype; borrowed */
-    int64_t a_stride; /* columns of A, >= rank: the first `rank` of A and rows of B count, so that a pair
+    int64_t
+        a_stride; /* columns of A, >= rank: the first `rank` of A and rows of B count, so that a pair
                          can be cut without a copy */
     mp_dtype bias_dtype; /* of the bias as stored */
     const float *bias;   /* [d_out] or NULL; borrowed */

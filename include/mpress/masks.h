@@ -30,10 +30,10 @@ enum { MP_STRIP = 128 };
 /* This rank's rows of one linear map: `rows` rows in strips from `first_strip` on, the last one padded
  * with zeros. */
 typedef struct mp_part {
-    const char *name;   /* "self_attn.q_proj" */
-    int64_t d_out;      /* rows on all ranks */
-    int64_t first_row;  /* of this rank's, in the linear map; a multiple of MP_STRIP */
-    int64_t rows;       /* of this rank */
+    const char *name;  /* "self_attn.q_proj" */
+    int64_t d_out;     /* rows on all ranks */
+    int64_t first_row; /* of this rank's, in the linear map; a multiple of MP_STRIP */
+    int64_t rows;      /* of this rank */
     int64_t first_strip;
 } mp_part;
 

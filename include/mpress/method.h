@@ -37,13 +37,13 @@ typedef struct mp_problem {
     const mp_comm *comm;
     const mp_moment *moment; /* NULL where nothing was calibrated */
     int64_t n;               /* d_in: columns that are there */
-    int64_t order;           /* n rounded up to whole blocks: columns of the arrays, zero beyond n */
-    int64_t strips;          /* of all parts on this rank */
+    int64_t order;  /* n rounded up to whole blocks: columns of the arrays, zero beyond n */
+    int64_t strips; /* of all parts on this rank */
     int parts;
     mp_part part[MP_MAX_LINEARS];
     float *weight;     /* in/out [strips][order][MP_STRIP] */
     float *difference; /* scratch of the same shape for the method's use */
-    double *loss;      /* [strips] tr(D H D^T) of each strip, D = dense - new weights, H undamped, */
+    double *loss; /* [strips] tr(D H D^T) of each strip, D = dense - new weights, H undamped, */
     int loss_is_known; /* where the method knows it without a product: then it sets this to 1 */
 } mp_problem;
 
@@ -67,7 +67,8 @@ typedef struct mp_factors {
     const float *weight; /* in: [d_out, d_in], dense, seen by every rank of the grid; borrowed */
     int centered;        /* in: the map has a bias, and the activations are to be centred */
 
-    mp_drect *a, *b;  /* out: [d_out, rank] and [rank, order], whose column r is channel order - 1 - r (as in
+    mp_drect *a,
+        *b; /* out: [d_out, rank] and [rank, order], whose column r is channel order - 1 - r (as in
                          the moment, its padding first); column i of A belongs to row i of B */
     int rising;       /* out: the pair that keeps most energy is the last one, not the first */
     double *spectrum; /* out: [values] rising: what each pair can keep; their sum is all there is */
@@ -93,7 +94,8 @@ typedef struct mp_method {
     int64_t tile;       /* of the moments, where the method has its own; 0: --blocksize */
     unsigned needs;
     int centers; /* mp_method_options.center is defined for it */
-    double factor_flop, sweep_flop; /* for the clock: times n^3 (prepare), times n^2 per row (compress) */
+    double factor_flop,
+        sweep_flop; /* for the clock: times n^3 (prepare), times n^2 per row (compress) */
 
     /* Whether the options fit a linear map of d_in columns; MP_ERR_ARG with the explanation. */
     mp_status (*fits)(const mp_method_options *options, const char *name, int64_t d_in);
@@ -116,7 +118,8 @@ typedef struct mp_method {
 /* A `prepare`: H + damp mean(diag H) I = L L^T in the lower triangle, a dead channel's diagonal set to
  * one.  Where that is not positive definite, once more with ten times the damping, up to the mean
  * itself; with `strict` not at all.  Errors: MP_ERR_NUMERIC. */
-mp_status mp_factor_damped(const mp_method_options *options, mp_moment *moment, mp_outcome *outcome);
+mp_status mp_factor_damped(const mp_method_options *options, mp_moment *moment,
+                           mp_outcome *outcome);
 
 /* What a damping of `share` adds to each element of the diagonal.  Local. */
 mp_status mp_damping_amount(const mp_moment *moment, double share, double *amount);

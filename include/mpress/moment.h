@@ -16,12 +16,13 @@
 
 typedef struct mp_moment {
     const mp_comm *comm;
-    int64_t n;           /* channels */
-    int64_t order;       /* n rounded up to whole tiles */
-    mp_dmat *matrix;     /* lower triangle while it grows; symmetric after mp_moment_finish */
-    double *diagonal;    /* [order], reversed, on all ranks; after mp_moment_finish */
-    int64_t tokens;      /* counted on this rank so far; of all ranks after mp_moment_finish */
-    int64_t bad_token;   /* the first non-finite activation seen here: token and channel, -1 if none */
+    int64_t n;        /* channels */
+    int64_t order;    /* n rounded up to whole tiles */
+    mp_dmat *matrix;  /* lower triangle while it grows; symmetric after mp_moment_finish */
+    double *diagonal; /* [order], reversed, on all ranks; after mp_moment_finish */
+    int64_t tokens;   /* counted on this rank so far; of all ranks after mp_moment_finish */
+    int64_t
+        bad_token; /* the first non-finite activation seen here: token and channel, -1 if none */
     int64_t bad_channel;
     mp_channels *channels; /* sums of the same tokens, NULL unless asked for; owned */
 } mp_moment;

@@ -23,7 +23,8 @@ typedef struct mp_option {
     const char *name;  /* "--seqlen"; without dashes it is a positional argument, in table order */
     const char *value; /* placeholder in the help, "L"; NULL for a flag */
     const char *help;
-    const char *fallback; /* the default as text; NULL: a string stays NULL, a positional is required,
+    const char
+        *fallback; /* the default as text; NULL: a string stays NULL, a positional is required,
                              a number is 0 */
     mp_option_type type;
     size_t offset; /* of the field in the configuration struct */

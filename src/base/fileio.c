@@ -28,8 +28,9 @@ mp_status mp_file_pread(int fd, const char *path, void *buffer, size_t length, u
         if (got < 0 && errno == EINTR) continue;
         if (got < 0) return io_error("reading", path);
         if (got == 0)
-            return mp_fail(MP_ERR_FORMAT, "%s: the file ends %zu bytes before it should (offset %llu)",
-                           path, length, (unsigned long long)offset);
+            return mp_fail(MP_ERR_FORMAT,
+                           "%s: the file ends %zu bytes before it should (offset %llu)", path,
+                           length, (unsigned long long)offset);
         to += got;
         offset += (uint64_t)got;
         length -= (size_t)got;

@@ -44,8 +44,8 @@ void mp_log_setup(mp_log_level level, int rank)
 
 void mp_log(mp_log_level level, const char *format, ...)
 {
-    static const char *const prefix[] = {"mpress: error: ", "mpress: warning: ", "mpress: ",
-                                         "mpress: debug: "};
+    static const char *const prefix[] = {
+        "mpress: error: ", "mpress: warning: ", "mpress: ", "mpress: debug: "};
     va_list args;
 
     if (level > state.level || state.rank != 0) return;

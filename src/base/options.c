@@ -24,7 +24,8 @@ int mp_parse_double(const char *text, double *value)
     double parsed;
 
     parsed = strtod(text, &end);
-    if (isspace((unsigned char)*text) || end == text || *end != '\0' || !isfinite(parsed)) return -1;
+    if (isspace((unsigned char)*text) || end == text || *end != '\0' || !isfinite(parsed))
+        return -1;
     *value = parsed;
     return 0;
 }
@@ -92,8 +93,8 @@ static mp_status parse_option(const mp_command_line *line, int argc, char **argv
     const mp_option *row;
 
     if (index < 0)
-        return mp_fail(MP_ERR_ARG, "%s: unknown option of 'mpress %s' (see 'mpress %s --help')", word,
-                       line->command, line->command);
+        return mp_fail(MP_ERR_ARG, "%s: unknown option of 'mpress %s' (see 'mpress %s --help')",
+                       word, line->command, line->command);
     row = &line->rows[index];
     if (given[index]++) return mp_fail(MP_ERR_ARG, "%s: given twice", row->name);
     if (row->type == MP_OPT_FLAG) {
@@ -149,8 +150,7 @@ void mp_options_help(const mp_command_line *line, FILE *to)
         snprintf(left, sizeof left, "%s%s%s", row->name, row->value != NULL ? " " : "",
                  row->value != NULL ? row->value : "");
         fprintf(to, "  %-24s %s", left, row->help);
-        if (row->fallback != NULL && !is_positional(row))
-            fprintf(to, " [%s]", row->fallback);
+        if (row->fallback != NULL && !is_positional(row)) fprintf(to, " [%s]", row->fallback);
         fputc('\n', to);
     }
 }

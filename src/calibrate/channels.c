@@ -32,7 +32,8 @@ void mp_channels_free(mp_channels *channels)
 }
 
 MP_SIMD_CLONES
-static void add_token(int64_t n, double w, const float *x, double *sum, double *sum_abs, double *max_abs)
+static void add_token(int64_t n, double w, const float *x, double *sum, double *sum_abs,
+                      double *max_abs)
 {
     for (int64_t i = 0; i < n; i++) {
         double value = (double)x[i], size = fabs(value);

@@ -3,8 +3,8 @@
 #include "mpress/log.h"
 
 mp_status mp_draw_windows(const mp_comm *comm, const mp_corpus_request *request,
-                          mp_status (*from)(const mp_corpus_request *, mp_windows *), int64_t positions,
-                          mp_windows *windows)
+                          mp_status (*from)(const mp_corpus_request *, mp_windows *),
+                          int64_t positions, mp_windows *windows)
 {
     int64_t shape[2];
 
@@ -15,7 +15,8 @@ mp_status mp_draw_windows(const mp_comm *comm, const mp_corpus_request *request,
     windows->count = shape[0];
     windows->seqlen = shape[1];
     if (positions > 0 && windows->seqlen > positions)
-        mp_log(MP_LOG_WARNING, "%s: windows of %lld tokens are longer than the %lld positions of the model",
+        mp_log(MP_LOG_WARNING,
+               "%s: windows of %lld tokens are longer than the %lld positions of the model",
                request->path, (long long)windows->seqlen, (long long)positions);
     return MP_OK;
 }

@@ -39,8 +39,9 @@ mp_status mp_pattern_parse(const char *text, mp_pattern *pattern)
     if (colon != NULL) return parse_n_of_m(text, colon, pattern);
     if (mp_parse_double(text, &pattern->sparsity) != 0 || pattern->sparsity <= 0.0 ||
         pattern->sparsity >= 1.0)
-        return mp_fail(MP_ERR_ARG, "sparsity %s: expected a share in (0, 1) such as 0.5, or N:M "
-                                   "such as 2:4",
+        return mp_fail(MP_ERR_ARG,
+                       "sparsity %s: expected a share in (0, 1) such as 0.5, or N:M "
+                       "such as 2:4",
                        text);
     return MP_OK;
 }

@@ -50,7 +50,8 @@ static void panel_needs(int64_t tiles, int64_t nb, int ranks, int64_t *panel, in
         columns = (end - begin + grid.cols - 1) / grid.cols;
         if ((end - begin) * (tiles - begin) * nb * nb > *panel)
             *panel = (end - begin) * (tiles - begin) * nb * nb;
-        if (columns * rows * ranks * nb * nb > *receive) *receive = columns * rows * ranks * nb * nb;
+        if (columns * rows * ranks * nb * nb > *receive)
+            *receive = columns * rows * ranks * nb * nb;
     }
 }
 

@@ -46,8 +46,7 @@ static mp_status report_stranger(json_t *ranks, const mp_pairs *pairs, const mp_
     const char *name;
     json_t *value;
 
-    json_object_foreach(ranks, name, value)
-    {
+    json_object_foreach (ranks, name, value) {
         int64_t i = 0;
 
         while (i < pairs->count && strcmp(pairs->pair[i].name, name) != 0) i++;

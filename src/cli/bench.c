@@ -16,20 +16,22 @@
 #define AT(field) offsetof(bench_config, field)
 
 static const mp_option rows[] = {
-    {"solve|lowrank|block", NULL, "one linear layer with its Hessian given, pruned or factored, or one block",
-     NULL, MP_OPT_STRING, AT(what), 0},
+    {"solve|lowrank|block", NULL,
+     "one linear layer with its Hessian given, pruned or factored, or one block", NULL,
+     MP_OPT_STRING, AT(what), 0},
     {"--method", "NAME", "method to run; auto: sparsegpt, for lowrank asvd+", "auto", MP_OPT_STRING,
      AT(method), 0},
     {"--pattern", "S", "sparsity: 0.5 or N:M", "4:8", MP_OPT_STRING, AT(pattern), 0},
     {"--d-in", "N", "solve, lowrank: input channels", "4096", MP_OPT_INT, AT(d_in), 0},
     {"--d-out", "M", "solve, lowrank: output channels", "4096", MP_OPT_INT, AT(d_out), 0},
-    {"--ratio", "R", "lowrank: stored parameters as a share of the dense ones", "0.8", MP_OPT_DOUBLE,
-     AT(ratio), 0},
+    {"--ratio", "R", "lowrank: stored parameters as a share of the dense ones", "0.8",
+     MP_OPT_DOUBLE, AT(ratio), 0},
     {"--svd", "ROAD", "lowrank: gram or cholesky", "gram", MP_OPT_STRING, AT(svd), 0},
     {"--config", "FILE", "block: config.json of the shape", NULL, MP_OPT_STRING, AT(config), 0},
     {"--tokens", "T", "block: calibration tokens in all", "8192", MP_OPT_INT, AT(tokens), 0},
     {"--seqlen", "L", "block: tokens per sequence", "2048", MP_OPT_INT, AT(seqlen), 0},
-    {"--propagate", "ORDER", "block: block, linear or dense", "block", MP_OPT_STRING, AT(propagate), 0},
+    {"--propagate", "ORDER", "block: block, linear or dense", "block", MP_OPT_STRING, AT(propagate),
+     0},
     {"--damp", "D", "damping", "0.01", MP_OPT_DOUBLE, AT(damp), 0},
     {"--blocksize", "B", "columns of a lazy update", "128", MP_OPT_INT, AT(blocksize), 0},
     {"--repeat", "N", "runs, of which the best counts", "3", MP_OPT_INT, AT(repeat), 0},
@@ -37,7 +39,8 @@ static const mp_option rows[] = {
     {NULL, NULL, NULL, NULL, MP_OPT_FLAG, 0, 0},
 };
 
-static const mp_command_line line = {"bench", "time one layer or one block against the GEMM rate", rows};
+static const mp_command_line line = {"bench", "time one layer or one block against the GEMM rate",
+                                     rows};
 
 /* Ends one run: the slowest rank counts. */
 mp_status bench_keep_best(const mp_comm *comm, double seconds, const mp_clock *clock, best *b)
@@ -67,7 +70,8 @@ static json_t *phases_json(const mp_clock_summary *s, double single, double twic
         if (s->max[i] > 0.0)
             json_object_set_new(phases, mp_phase_name((mp_phase)i),
                                 json_pack("{s:f, s:f, s:s, s:f}", "seconds", s->max[i], "gflops",
-                                          1e-9 * rate, "precision", precision, "share", rate / peak));
+                                          1e-9 * rate, "precision", precision, "share",
+                                          rate / peak));
     }
     return phases;
 }
@@ -99,13 +103,16 @@ mp_status bench_report(const mp_comm *comm, const bench_config *config, const be
 }
 
 /* The options of the method, and the method itself, from the command line. */
-static mp_status read_method(bench_config *config, mp_method_options *options, const mp_method **method)
+static mp_status read_method(bench_config *config, mp_method_options *options,
+                             const mp_method **method)
 {
     int factors = strcmp(config->what, "lowrank") == 0;
 
     if (strcmp(config->method, "auto") == 0) config->method = factors ? "asvd+" : "sparsegpt";
     *method = mp_method_find(config->method);
-    if (*method == NULL) return mp_fail(MP_ERR_ARG, "--method %s: no such method ('mpress compress --help' lists them)",
+    if (*method == NULL)
+        return mp_fail(MP_ERR_ARG,
+                       "--method %s: no such method ('mpress compress --help' lists them)",
                        config->method);
     if (config->repeat < 1)
         return mp_fail(MP_ERR_ARG, "--repeat %lld: expected at least 1", (long long)config->repeat);

@@ -59,16 +59,17 @@ static mp_status block_once(mp_runner *run, best *b)
 }
 
 mp_status bench_block(const mp_comm *comm, const bench_config *config, const mp_method *method,
-                             const mp_method_options *options)
+                      const mp_method_options *options)
 {
     mp_arch arch;
-    mp_runner run = {.comm = comm, .arch = &arch, .method = method, .options = *options,
-                     .lengths = {1.0}};
+    mp_runner run = {
+        .comm = comm, .arch = &arch, .method = method, .options = *options, .lengths = {1.0}};
     int64_t ranks[MP_MAX_LINEARS];
     best b = {0};
     mp_status st;
 
-    if (config->config == NULL) return mp_fail(MP_ERR_ARG, "'mpress bench block' needs --config FILE");
+    if (config->config == NULL)
+        return mp_fail(MP_ERR_ARG, "'mpress bench block' needs --config FILE");
     if (config->seqlen < 1 || config->tokens < 1 || config->tokens % config->seqlen != 0)
         return mp_fail(MP_ERR_ARG, "--tokens %lld --seqlen %lld: expected whole sequences",
                        (long long)config->tokens, (long long)config->seqlen);

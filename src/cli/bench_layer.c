@@ -61,8 +61,12 @@ out:
 static mp_status random_problem(const mp_comm *comm, const bench_config *config, mp_moment *moment,
                                 mp_problem *p)
 {
-    *p = (mp_problem){.comm = comm, .moment = moment, .n = config->d_in, .order = moment->order,
-                      .parts = 1, .part = {{.name = "bench", .d_out = config->d_out}}};
+    *p = (mp_problem){.comm = comm,
+                      .moment = moment,
+                      .n = config->d_in,
+                      .order = moment->order,
+                      .parts = 1,
+                      .part = {{.name = "bench", .d_out = config->d_out}}};
     return mp_problem_open(p);
 }
 
@@ -96,7 +100,7 @@ static mp_status solve_once(const mp_comm *comm, const mp_method *method,
 }
 
 mp_status bench_solve(const mp_comm *comm, const bench_config *config, const mp_method *method,
-                             const mp_method_options *options)
+                      const mp_method_options *options)
 {
     mp_moment *moment = NULL;
     mp_problem p = {0};
@@ -106,7 +110,8 @@ mp_status bench_solve(const mp_comm *comm, const bench_config *config, const mp_
     mp_status st;
 
     if (method->compress == NULL)
-        return mp_fail(MP_ERR_ARG, "--method %s: factors instead of pruning: 'mpress bench lowrank'",
+        return mp_fail(MP_ERR_ARG,
+                       "--method %s: factors instead of pruning: 'mpress bench lowrank'",
                        method->name);
     if (config->d_in < 1 || config->d_out < 1)
         return mp_fail(MP_ERR_ARG, "--d-in %lld --d-out %lld: expected positive sizes",
@@ -150,11 +155,13 @@ static mp_status factor_once(const mp_comm *comm, const mp_method *method,
     double start, seconds;
     mp_status st = MP_OK;
 
-    if (options->whiten) MP_TRY(mp_dmat_mirror(m->matrix, MP_UPPER_HALF)); /* the last run's factor goes */
+    if (options->whiten)
+        MP_TRY(mp_dmat_mirror(m->matrix, MP_UPPER_HALF)); /* the last run's factor goes */
     mp_dmat_set_diagonal(m->matrix, m->diagonal);
     MP_TRY(bench_barrier(comm));
     start = mp_seconds();
-    if (mp_grid_holds(&m->matrix->grid, comm->rank)) st = method->factorise(options, m, f, 1, &outcome);
+    if (mp_grid_holds(&m->matrix->grid, comm->rank))
+        st = method->factorise(options, m, f, 1, &outcome);
     MP_TRY(mp_comm_agree(comm, st));
     seconds = mp_seconds() - start;
     mp_clock_lowrank(&clock, &before);

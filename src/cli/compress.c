@@ -15,36 +15,40 @@ static const mp_option rows[] = {
     {"OUT", NULL, "directory of the checkpoint to make", NULL, MP_OPT_STRING, AT(out), 0},
     {"--method", "NAME", "sparsegpt, wanda, magnitude; low rank: asvd+, asvd", "sparsegpt",
      MP_OPT_STRING, AT(method), MP_OPT_IDENTITY},
-    {"--sparsity", "S", "pruning: share to remove, 0.5 (where nothing is said), or N of every M, 2:4",
-     NULL, MP_OPT_STRING, AT(sparsity), MP_OPT_IDENTITY},
+    {"--sparsity", "S",
+     "pruning: share to remove, 0.5 (where nothing is said), or N of every M, 2:4", NULL,
+     MP_OPT_STRING, AT(sparsity), MP_OPT_IDENTITY},
     {"--calib", "FILE", "calibration data: .txt, .jsonl (key text) or .safetensors (tensor tokens)",
      NULL, MP_OPT_STRING, AT(calib), MP_OPT_IDENTITY},
     {"--nsamples", "N", "windows; 0: all of a token file, 128 of a text", "0", MP_OPT_INT,
      AT(nsamples), MP_OPT_IDENTITY},
-    {"--seqlen", "L", "tokens per window; 0: as the token file has, 2048 for a text", "0", MP_OPT_INT,
-     AT(seqlen), MP_OPT_IDENTITY},
+    {"--seqlen", "L", "tokens per window; 0: as the token file has, 2048 for a text", "0",
+     MP_OPT_INT, AT(seqlen), MP_OPT_IDENTITY},
     {"--seed", "S", "of the draw of windows", "0", MP_OPT_INT, AT(seed), MP_OPT_IDENTITY},
     {"--bos", "WHEN", "auto: where the tokenizer adds it; on: first token of each window; off",
      "auto", MP_OPT_STRING, AT(bos), MP_OPT_IDENTITY},
-    {"--state-ratio", "R", "normalised states count the first R of each window (state-aware length)",
-     "1.0", MP_OPT_DOUBLE, AT(state_ratio), MP_OPT_IDENTITY},
-    {"--ratio", "R", "low rank: stored parameters as a share of the dense ones", "0.8", MP_OPT_DOUBLE,
-     AT(ratio), MP_OPT_IDENTITY},
+    {"--state-ratio", "R",
+     "normalised states count the first R of each window (state-aware length)", "1.0",
+     MP_OPT_DOUBLE, AT(state_ratio), MP_OPT_IDENTITY},
+    {"--ratio", "R", "low rank: stored parameters as a share of the dense ones", "0.8",
+     MP_OPT_DOUBLE, AT(ratio), MP_OPT_IDENTITY},
     {"--rank-policy", "P", "uniform, spectrum or sensitivity (search by perplexity)", "uniform",
      MP_OPT_STRING, AT(rank_policy), MP_OPT_IDENTITY},
     {"--max-search-flop", "F", "refuse a sensitivity search that costs more", "1e17", MP_OPT_DOUBLE,
      AT(max_search_flop), 0},
-    {"--alpha", "A", "asvd: exponent of the scaling by activations", "0.5", MP_OPT_DOUBLE, AT(alpha),
-     MP_OPT_IDENTITY},
+    {"--alpha", "A", "asvd: exponent of the scaling by activations", "0.5", MP_OPT_DOUBLE,
+     AT(alpha), MP_OPT_IDENTITY},
     {"--asvd-scale", "S", "asvd: abs_mean or abs_max of each channel", "abs_mean", MP_OPT_STRING,
      AT(asvd_scale), MP_OPT_IDENTITY},
-    {"--svd", "ROAD", "asvd+: gram (fast), or cholesky (the paper's definition)", "gram", MP_OPT_STRING,
-     AT(svd), MP_OPT_IDENTITY},
-    {"--center", NULL, "asvd+: centre the activations of linear maps that have a bias", NULL, MP_OPT_FLAG,
-     AT(center), MP_OPT_IDENTITY},
-    {"--propagate", "ORDER", "block, linear (true sequential), dense; auto: dense for low rank, else block",
-     "auto", MP_OPT_STRING, AT(propagate), MP_OPT_IDENTITY},
-    {"--batch", "K", "dense order, low rank: blocks solved side by side; 0: as ranks and memory allow", "0",
+    {"--svd", "ROAD", "asvd+: gram (fast), or cholesky (the paper's definition)", "gram",
+     MP_OPT_STRING, AT(svd), MP_OPT_IDENTITY},
+    {"--center", NULL, "asvd+: centre the activations of linear maps that have a bias", NULL,
+     MP_OPT_FLAG, AT(center), MP_OPT_IDENTITY},
+    {"--propagate", "ORDER",
+     "block, linear (true sequential), dense; auto: dense for low rank, else block", "auto",
+     MP_OPT_STRING, AT(propagate), MP_OPT_IDENTITY},
+    {"--batch", "K",
+     "dense order, low rank: blocks solved side by side; 0: as ranks and memory allow", "0",
      MP_OPT_INT, AT(batch), 0},
     {"--damp", "D", "damping, as a share of the Hessian's mean diagonal", "0.01", MP_OPT_DOUBLE,
      AT(damp), MP_OPT_IDENTITY},
@@ -56,20 +60,23 @@ static const mp_option rows[] = {
      MP_OPT_IDENTITY},
     {"--strict", NULL, "turn every fallback (a damping retry) into an error", NULL, MP_OPT_FLAG,
      AT(strict), MP_OPT_IDENTITY},
-    {"--eval", "FILE", "perplexity on this text or token file, before and after", NULL, MP_OPT_STRING,
-     AT(eval), 0},
+    {"--eval", "FILE", "perplexity on this text or token file, before and after", NULL,
+     MP_OPT_STRING, AT(eval), 0},
     {"--eval-seqlen", "L", "tokens per evaluation window; 0: as the calibration, else 2048", "0",
      MP_OPT_INT, AT(eval_seqlen), 0},
     {"--max-windows", "N", "evaluate at most so many windows; 0: all", "0", MP_OPT_INT,
      AT(max_windows), 0},
     {"--no-export", NULL, "do not write OUT/hf (mpress export does it later)", NULL, MP_OPT_FLAG,
      AT(no_export), 0},
-    {"--overwrite", NULL, "remove what another run left in OUT", NULL, MP_OPT_FLAG, AT(overwrite), 0},
+    {"--overwrite", NULL, "remove what another run left in OUT", NULL, MP_OPT_FLAG, AT(overwrite),
+     0},
     {NULL, NULL, NULL, NULL, MP_OPT_FLAG, 0, 0},
 };
 
 static const mp_command_line line = {
-    "compress", "prune or factor a model: from a Hugging Face directory to a checkpoint that loads again", rows};
+    "compress",
+    "prune or factor a model: from a Hugging Face directory to a checkpoint that loads again",
+    rows};
 
 /* The effective options by name, without dashes, in their own types. */
 static json_t *options_json(const mp_job *job)
@@ -114,8 +121,8 @@ static mp_status complete(mp_job *job)
     if (method->factorise == NULL) {
         if (job->sparsity == NULL) job->sparsity = "0.5";
     } else if (job->sparsity != NULL) {
-        return mp_fail(MP_ERR_ARG, "--sparsity %s: method %s does not prune, expected --ratio", job->sparsity,
-                       job->method);
+        return mp_fail(MP_ERR_ARG, "--sparsity %s: method %s does not prune, expected --ratio",
+                       job->sparsity, job->method);
     }
     return MP_OK;
 }

@@ -21,8 +21,8 @@ typedef struct eval_config {
 static const mp_option rows[] = {
     {"MODEL", NULL, "Hugging Face directory, or the OUT of a finished run", NULL, MP_OPT_STRING,
      AT(model), 0},
-    {"--data", "FILE", ".txt, .jsonl (key text) or .safetensors (tensor tokens)", NULL, MP_OPT_STRING,
-     AT(data), 0},
+    {"--data", "FILE", ".txt, .jsonl (key text) or .safetensors (tensor tokens)", NULL,
+     MP_OPT_STRING, AT(data), 0},
     {"--seqlen", "L", "tokens per window; windows are disjoint, the tail is dropped", "2048",
      MP_OPT_INT, AT(seqlen), 0},
     {"--max-windows", "N", "at most so many windows; 0: all", "0", MP_OPT_INT, AT(max_windows), 0},
@@ -37,8 +37,10 @@ static const mp_command_line line = {"eval", "perplexity of a model or checkpoin
 static mp_status draw(const mp_comm *comm, const eval_config *config, const char *assets,
                       const mp_arch *arch, mp_windows *windows)
 {
-    mp_corpus_request request = {.path = config->data, .model = assets,
-                                 .nsamples = config->max_windows, .seqlen = config->seqlen,
+    mp_corpus_request request = {.path = config->data,
+                                 .model = assets,
+                                 .nsamples = config->max_windows,
+                                 .seqlen = config->seqlen,
                                  .vocabulary = arch->vocabulary};
 
     if (config->max_windows < 0)

@@ -74,8 +74,7 @@ static void print_tensors(const json_t *tensors)
     printf(" elements, ");
     print_count((double)number_of(tensors, "bytes"));
     printf(" bytes (");
-    json_object_foreach((json_t *)json_object_get(tensors, "dtypes"), dtype, count)
-    {
+    json_object_foreach ((json_t *)json_object_get(tensors, "dtypes"), dtype, count) {
         printf("%s%lld %s", comma, (long long)json_integer_value(count), dtype);
         comma = ", ";
     }
@@ -105,8 +104,7 @@ static void print_members(const json_t *object, const char *prefix)
     const json_t *value;
     char name[160];
 
-    json_object_foreach((json_t *)object, key, value)
-    {
+    json_object_foreach ((json_t *)object, key, value) {
         snprintf(name, sizeof name, "%.70s%s%.70s", prefix, prefix[0] != '\0' ? "." : "", key);
         if (json_is_object(value)) {
             print_members(value, name);
@@ -123,7 +121,7 @@ static void print_members(const json_t *object, const char *prefix)
 /* One linear map over all blocks. */
 typedef struct summary {
     const char *name;
-    int blocks, measured; /* that are compressed, and whose error is known */
+    int blocks, measured;                    /* that are compressed, and whose error is known */
     double sparsity, rank, rel_error, worst; /* sums, and the largest error */
 } summary;
 
@@ -154,8 +152,7 @@ static void print_linears(const json_t *linears)
     size_t index;
     const json_t *record;
 
-    json_array_foreach(linears, index, record)
-    {
+    json_array_foreach (linears, index, record) {
         int i = 0;
 
         while (i < count && strcmp(all[i].name, text_of(record, "name")) != 0) i++;
@@ -164,8 +161,8 @@ static void print_linears(const json_t *linears)
         if (i == count) count++;
     }
     if (count == 0) return;
-    printf("  %-24s %10s  %8s  %9s  %10s  %10s\n", "linear map", "compressed", "sparsity", "mean rank",
-           "mean error", "worst");
+    printf("  %-24s %10s  %8s  %9s  %10s  %10s\n", "linear map", "compressed", "sparsity",
+           "mean rank", "mean error", "worst");
     for (int i = 0; i < count; i++) {
         double blocks = all[i].blocks > 0 ? (double)all[i].blocks : 1.0;
 

@@ -213,8 +213,10 @@ mp_status inspect_report(const char *path, json_t **report)
     if (!mp_path_exists(path))
         st = mp_fail(MP_ERR_IO, "%s: not there", path);
     else if (is_hdf5(path))
-        st = mp_fail(MP_ERR_ARG, "%s: an HDF5 file, expected the directory OUT of the checkpoint it belongs "
-                     "to (h5py and h5dump read the file itself)", path);
+        st = mp_fail(MP_ERR_ARG,
+                     "%s: an HDF5 file, expected the directory OUT of the checkpoint it belongs "
+                     "to (h5py and h5dump read the file itself)",
+                     path);
     else if (!mp_path_is_directory(path))
         st = report_file(path, made);
     else if (mp_checkpoint_is(path))

@@ -20,8 +20,9 @@ enum { COMMANDS = sizeof commands / sizeof commands[0] };
 
 static void print_usage(FILE *to)
 {
-    fprintf(to, "mpress %s: compresses large language models on CPU clusters\n\n"
-                "usage: mpress COMMAND [...]      (alone, or under mpirun or srun)\n\n",
+    fprintf(to,
+            "mpress %s: compresses large language models on CPU clusters\n\n"
+            "usage: mpress COMMAND [...]      (alone, or under mpirun or srun)\n\n",
             MPRESS_VERSION);
     for (int i = 0; i < COMMANDS; i++)
         fprintf(to, "  %-10s %s\n", commands[i]->line->command, commands[i]->line->summary);

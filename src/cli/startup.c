@@ -80,13 +80,14 @@ int startup_warnings(const mp_comm *comm, char *text, size_t size)
     if (comm->node_count > 1 && strstr(library, "Open MPI") != NULL) tcp = !open_mpi_has_fabric();
     MPI_Allreduce(MPI_IN_PLACE, &slow_blas, 1, MPI_INT, MPI_MAX, comm->mpi);
     MPI_Allreduce(MPI_IN_PLACE, &tcp, 1, MPI_INT, MPI_MAX, comm->mpi);
-    snprintf(text, size, "%s%s",
-             tcp ? "WARNING: MPI runs over TCP between the hosts of this job (this Open MPI is set up "
-                   "without UCX or libfabric); expect a tenth of the network's speed\n"
-                 : "",
-             slow_blas ? "WARNING: BLAS is the reference library, many times slower than OpenBLAS or "
-                         "MKL (see update-alternatives --config libblas.so.3)\n"
-                       : "");
+    snprintf(
+        text, size, "%s%s",
+        tcp ? "WARNING: MPI runs over TCP between the hosts of this job (this Open MPI is set up "
+              "without UCX or libfabric); expect a tenth of the network's speed\n"
+            : "",
+        slow_blas ? "WARNING: BLAS is the reference library, many times slower than OpenBLAS or "
+                    "MKL (see update-alternatives --config libblas.so.3)\n"
+                  : "");
     return tcp || slow_blas;
 }
 

@@ -35,7 +35,8 @@ static mp_status factor_column(mp_dmat *m, int64_t k, panel *p)
     MP_TRY(mp_dtrsm_below(rows - m->nb, m->nb, diagonal, m->local_rows, diagonal + m->nb,
                           m->local_rows));
     for (int64_t c = 0; c < m->nb; c++)
-        memcpy(p->values + c * rows, diagonal + c * m->local_rows, (size_t)rows * sizeof *p->values);
+        memcpy(p->values + c * rows, diagonal + c * m->local_rows,
+               (size_t)rows * sizeof *p->values);
     return MP_OK;
 }
 
@@ -53,9 +54,9 @@ static mp_status send_column(mp_dmat *m, int64_t k, panel *p)
         MP_TRY(st);
         mp_comm_count_bytes(rows * m->nb * 8 * (m->grid.cols - 1));
     }
-    MP_TRY(mp_mpi_check(MPI_Ibcast(&p->failed, 1, MPI_DOUBLE, owner_of(m, k), m->members,
-                                   &p->requests[0]),
-                        "broadcasting a panel"));
+    MP_TRY(mp_mpi_check(
+        MPI_Ibcast(&p->failed, 1, MPI_DOUBLE, owner_of(m, k), m->members, &p->requests[0]),
+        "broadcasting a panel"));
     return mp_mpi_check(MPI_Ibcast(p->values, (int)(rows * m->nb), MPI_DOUBLE, owner_of(m, k),
                                    m->members, &p->requests[1]),
                         "broadcasting a panel");
@@ -79,7 +80,8 @@ static mp_status factorise(mp_dmat *m, panel p[2], int64_t *failed_at)
     for (int64_t k = 0; k < m->tiles; k++) {
         panel *mine = &p[k % 2], *next = &p[(k + 1) % 2];
 
-        MP_TRY(mp_mpi_check(MPI_Waitall(2, mine->requests, MPI_STATUSES_IGNORE), "receiving a panel"));
+        MP_TRY(
+            mp_mpi_check(MPI_Waitall(2, mine->requests, MPI_STATUSES_IGNORE), "receiving a panel"));
         if (mine->failed > 0.0) {
             *failed_at = (int64_t)mine->failed;
             return MP_OK;

@@ -59,9 +59,9 @@ static mp_status create(MPI_Comm world, mp_comm *c)
     MPI_Comm_rank(c->node, &c->node_rank);
     MPI_Comm_size(c->node, &c->node_size);
     MP_TRY(number_nodes(c));
-    return mp_mpi_check(MPI_Comm_split(c->mpi, c->node_rank == 0 ? 0 : MPI_UNDEFINED, c->rank,
-                                       &c->leaders),
-                        "finding the first rank of each node");
+    return mp_mpi_check(
+        MPI_Comm_split(c->mpi, c->node_rank == 0 ? 0 : MPI_UNDEFINED, c->rank, &c->leaders),
+        "finding the first rank of each node");
 }
 
 mp_status mp_comm_create(MPI_Comm world, mp_comm **comm)
@@ -101,7 +101,8 @@ mp_status mp_agree_over(MPI_Comm mpi, int rank, int size, mp_status mine)
     if (first == size) return MP_OK;
     if (rank == first) snprintf(text, sizeof text, "%s", mp_error_message());
     MP_TRY(mp_mpi_check(MPI_Bcast(&verdict, 1, MPI_INT, first, mpi), "agreeing on a status"));
-    MP_TRY(mp_mpi_check(MPI_Bcast(text, sizeof text, MPI_CHAR, first, mpi), "agreeing on a status"));
+    MP_TRY(
+        mp_mpi_check(MPI_Bcast(text, sizeof text, MPI_CHAR, first, mpi), "agreeing on a status"));
     if (rank == first) return mine;
     return mp_fail((mp_status)verdict, "%s", text);
 }
@@ -115,7 +116,8 @@ mp_status mp_comm_same(const mp_comm *comm, int64_t value, const char *what)
 {
     int64_t ends[2] = {value, -value};
 
-    MP_TRY(mp_mpi_check(MPI_Allreduce(MPI_IN_PLACE, ends, 2, MPI_INT64_T, MPI_MAX, comm->mpi), what));
+    MP_TRY(
+        mp_mpi_check(MPI_Allreduce(MPI_IN_PLACE, ends, 2, MPI_INT64_T, MPI_MAX, comm->mpi), what));
     if (ends[0] == -ends[1]) return MP_OK;
     return mp_fail(MP_ERR_DIVERGED, "%s differs between ranks: from %lld to %lld", what,
                    (long long)-ends[1], (long long)ends[0]);
@@ -169,8 +171,8 @@ mp_status mp_comm_receive(const mp_comm *comm, void *buffer, size_t bytes, int f
     while (bytes > 0) {
         int piece = bytes < PIECE ? (int)bytes : PIECE;
 
-        MP_TRY(mp_mpi_check(
-            MPI_Recv(at, piece, MPI_BYTE, from, 0, comm->mpi, MPI_STATUS_IGNORE), "receive"));
+        MP_TRY(mp_mpi_check(MPI_Recv(at, piece, MPI_BYTE, from, 0, comm->mpi, MPI_STATUS_IGNORE),
+                            "receive"));
         at += piece;
         bytes -= (size_t)piece;
     }
@@ -255,7 +257,8 @@ mp_status mp_comm_exchange(const mp_comm *comm, const mp_exchange *e, MPI_Dataty
                         "exchange between ranks");
 }
 
-void mp_share(int64_t count, int64_t unit, int64_t part, int64_t parts, int64_t *begin, int64_t *end)
+void mp_share(int64_t count, int64_t unit, int64_t part, int64_t parts, int64_t *begin,
+              int64_t *end)
 {
     int64_t units = (count + unit - 1) / unit;
     int64_t each = units / parts, longer = units % parts;

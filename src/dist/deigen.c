@@ -13,20 +13,21 @@ void pdsytrd_(const char *, const int *, double *, const int *, const int *, con
 void pdstedc_(const char *, const int *, double *, double *, double *, const int *, const int *,
               const int *, double *, const int *, int *, const int *, int *);
 void pdormtr_(const char *, const char *, const char *, const int *, const int *, const double *,
-              const int *, const int *, const int *, const double *, double *, const int *, const int *,
-              const int *, double *, const int *, int *);
-void pdlared1d_(const int *, const int *, const int *, const int *, const double *, double *, double *,
-                const int *);
-void pdsyev_(const char *, const char *, const int *, double *, const int *, const int *, const int *,
-             double *, double *, const int *, const int *, const int *, double *, const int *, int *);
+              const int *, const int *, const int *, const double *, double *, const int *,
+              const int *, const int *, double *, const int *, int *);
+void pdlared1d_(const int *, const int *, const int *, const int *, const double *, double *,
+                double *, const int *);
+void pdsyev_(const char *, const char *, const int *, double *, const int *, const int *,
+             const int *, double *, double *, const int *, const int *, const int *, double *,
+             const int *, int *);
 void pdgeqrf_(const int *, const int *, double *, const int *, const int *, const int *, double *,
               double *, const int *, int *);
 void pdormqr_(const char *, const char *, const int *, const int *, const int *, const double *,
-              const int *, const int *, const int *, const double *, double *, const int *, const int *,
-              const int *, double *, const int *, int *);
-void pdgesvd_(const char *, const char *, const int *, const int *, double *, const int *, const int *,
-              const int *, double *, double *, const int *, const int *, const int *, double *,
-              const int *, const int *, const int *, double *, const int *, int *);
+              const int *, const int *, const int *, const double *, double *, const int *,
+              const int *, const int *, double *, const int *, int *);
+void pdgesvd_(const char *, const char *, const int *, const int *, double *, const int *,
+              const int *, const int *, double *, double *, const int *, const int *, const int *,
+              double *, const int *, const int *, const int *, double *, const int *, int *);
 
 static const int one = 1;
 
@@ -38,8 +39,10 @@ static mp_status workspace(double asked, int64_t formula, double **work, int *le
     int64_t room = (int64_t)(1.2 * largest) + 1024;
 
     if (room > INT_MAX)
-        return mp_fail(MP_ERR_NOFIT, "a workspace of %lld numbers does not fit the 32-bit integers of "
-                       "ScaLAPACK: use more ranks", (long long)room);
+        return mp_fail(MP_ERR_NOFIT,
+                       "a workspace of %lld numbers does not fit the 32-bit integers of "
+                       "ScaLAPACK: use more ranks",
+                       (long long)room);
     *length = (int)room;
     return MP_NEW_RAW(*work, room, "workspace of ScaLAPACK");
 }
@@ -81,7 +84,8 @@ out:
 }
 
 /* The whole diagonals on every rank: values [n] and off [n]. */
-static mp_status gather_diagonals(const mp_drect *a, const tridiagonal *t, double *values, double *off)
+static mp_status gather_diagonals(const mp_drect *a, const tridiagonal *t, double *values,
+                                  double *off)
 {
     const int n = (int)a->rows, ask = (int)a->rows;
     double *work = NULL;
@@ -116,7 +120,8 @@ static mp_status divide_and_conquer(double *values, double *off, mp_drect *z)
     st = mp_grid_agree(z->on, workspace(query, divide_formula(z), &work, &length));
     if (st == MP_OK) {
         info = 0;
-        pdstedc_("I", &n, values, off, z->data, &one, &one, dz, work, &length, iwork, &integers, &info);
+        pdstedc_("I", &n, values, off, z->data, &one, &one, dz, work, &length, iwork, &integers,
+                 &info);
         st = checked("pdstedc", info);
     }
     mp_free(work);
@@ -199,12 +204,12 @@ mp_status mp_drect_eigen_by_qr(mp_drect *matrix, double *values, mp_drect *vecto
 
     mp_dist_describe_rect(matrix, da);
     mp_dist_describe_rect(vectors, dz);
-    pdsyev_("V", "L", &n, matrix->data, &one, &one, da, values, vectors->data, &one, &one, dz, &query,
-            &ask, &info);
+    pdsyev_("V", "L", &n, matrix->data, &one, &one, da, values, vectors->data, &one, &one, dz,
+            &query, &ask, &info);
     st = mp_grid_agree(matrix->on, workspace(query, 0, &work, &length));
     if (st == MP_OK) {
-        pdsyev_("V", "L", &n, matrix->data, &one, &one, da, values, vectors->data, &one, &one, dz, work,
-                &length, &info);
+        pdsyev_("V", "L", &n, matrix->data, &one, &one, da, values, vectors->data, &one, &one, dz,
+                work, &length, &info);
         st = checked("pdsyev", info);
     }
     mp_free(work);
@@ -256,8 +261,8 @@ mp_status mp_drect_apply_q(const mp_qr *qr, mp_drect *c)
 
     mp_dist_describe_rect(qr->reflectors, dq);
     mp_dist_describe_rect(c, dc);
-    pdormqr_("L", "N", &m, &n, &k, qr->reflectors->data, &one, &one, dq, qr->tau, c->data, &one, &one,
-             dc, &query, &ask, &info);
+    pdormqr_("L", "N", &m, &n, &k, qr->reflectors->data, &one, &one, dq, qr->tau, c->data, &one,
+             &one, dc, &query, &ask, &info);
     st = mp_grid_agree(c->on, workspace(query, 0, &work, &length));
     if (st == MP_OK) {
         pdormqr_("L", "N", &m, &n, &k, qr->reflectors->data, &one, &one, dq, qr->tau, c->data, &one,
@@ -282,8 +287,8 @@ mp_status mp_drect_svd(mp_drect *a, double *values, mp_drect *u, mp_drect *vt)
              &one, &one, dv, &query, &ask, &info);
     st = mp_grid_agree(a->on, workspace(query, 0, &work, &length));
     if (st == MP_OK) {
-        pdgesvd_("V", "V", &m, &n, a->data, &one, &one, da, values, u->data, &one, &one, du, vt->data,
-                 &one, &one, dv, work, &length, &info);
+        pdgesvd_("V", "V", &m, &n, a->data, &one, &one, da, values, u->data, &one, &one, du,
+                 vt->data, &one, &one, dv, work, &length, &info);
         st = checked("pdgesvd", info);
     }
     mp_free(work);

@@ -39,8 +39,8 @@ mp_status mp_dist_open_context(mp_dmat *m)
 
     if (m->context >= 0) return MP_OK;
     if (m->grid.rows * m->grid.cols > (int)(sizeof map / sizeof map[0]))
-        return mp_fail(MP_ERR_NOFIT, "a grid of %d x %d ranks is larger than %zu ranks", m->grid.rows,
-                       m->grid.cols, sizeof map / sizeof map[0]);
+        return mp_fail(MP_ERR_NOFIT, "a grid of %d x %d ranks is larger than %zu ranks",
+                       m->grid.rows, m->grid.cols, sizeof map / sizeof map[0]);
     MP_TRY(mp_dist_open_members(m));
     for (int p = 0; p < m->grid.rows; p++)
         for (int q = 0; q < m->grid.cols; q++) map[q * m->grid.rows + p] = p * m->grid.cols + q;
@@ -62,8 +62,15 @@ void mp_dist_close_context(mp_dmat *matrix)
 /* The descriptor of ScaLAPACK: type, context, M, N, MB, NB, row source, column source, LLD. */
 static void describe(const mp_dmat *m, int descriptor[9])
 {
-    const int words[9] = {1, m->context, (int)m->order, (int)m->order, (int)m->nb,
-                          (int)m->nb, 0, 0, m->local_rows > 0 ? (int)m->local_rows : 1};
+    const int words[9] = {1,
+                          m->context,
+                          (int)m->order,
+                          (int)m->order,
+                          (int)m->nb,
+                          (int)m->nb,
+                          0,
+                          0,
+                          m->local_rows > 0 ? (int)m->local_rows : 1};
 
     for (int i = 0; i < 9; i++) descriptor[i] = words[i];
 }

@@ -49,10 +49,11 @@ static mp_status allocate(mp_dmat *m)
     m->local_rows = inside ? tiles_of(m->tiles, m->my_row, m->grid.rows) * m->nb : 0;
     m->local_cols = inside ? tiles_of(m->tiles, m->my_col, m->grid.cols) * m->nb : 0;
     if (m->order > INT_MAX || m->local_rows * m->local_cols > INT_MAX)
-        return mp_fail(MP_ERR_NOFIT,
-                       "a matrix of order %lld, %lld x %lld of it on one rank, does not fit the 32-bit "
-                       "integers of ScaLAPACK: use more ranks",
-                       (long long)m->order, (long long)m->local_rows, (long long)m->local_cols);
+        return mp_fail(
+            MP_ERR_NOFIT,
+            "a matrix of order %lld, %lld x %lld of it on one rank, does not fit the 32-bit "
+            "integers of ScaLAPACK: use more ranks",
+            (long long)m->order, (long long)m->local_rows, (long long)m->local_cols);
     return MP_NEW(m->data, m->local_rows * m->local_cols, "tiles of a distributed matrix");
 }
 
@@ -67,8 +68,13 @@ mp_status mp_dmat_create(const mp_comm *comm, mp_grid grid, int64_t order, int64
                        (long long)order, (long long)nb);
     st = MP_NEW(m, 1, "a distributed matrix");
     if (st == MP_OK) {
-        *m = (mp_dmat){.comm = comm, .grid = grid, .order = order, .nb = nb, .tiles = order / nb,
-                       .context = -1, .members = MPI_COMM_NULL};
+        *m = (mp_dmat){.comm = comm,
+                       .grid = grid,
+                       .order = order,
+                       .nb = nb,
+                       .tiles = order / nb,
+                       .context = -1,
+                       .members = MPI_COMM_NULL};
         st = allocate(m);
     }
     st = mp_comm_agree(comm, st);

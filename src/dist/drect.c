@@ -8,9 +8,11 @@
 
 void pdgemm_(const char *, const char *, const int *, const int *, const int *, const double *,
              const double *, const int *, const int *, const int *, const double *, const int *,
-             const int *, const int *, const double *, double *, const int *, const int *, const int *);
+             const int *, const int *, const double *, double *, const int *, const int *,
+             const int *);
 void pdgeadd_(const char *, const int *, const int *, const double *, const double *, const int *,
-              const int *, const int *, const double *, double *, const int *, const int *, const int *);
+              const int *, const int *, const double *, double *, const int *, const int *,
+              const int *);
 void pdtrmm_(const char *, const char *, const char *, const char *, const int *, const int *,
              const double *, const double *, const int *, const int *, const int *, double *,
              const int *, const int *, const int *);
@@ -53,11 +55,12 @@ static int64_t share_of(int64_t count, int64_t nb, int mine, int parts)
 static mp_status allocate(mp_drect *r)
 {
     if (r->rows > INT_MAX || r->cols > INT_MAX || r->local_rows * r->local_cols > INT_MAX)
-        return mp_fail(MP_ERR_NOFIT,
-                       "a matrix of %lld x %lld, %lld x %lld on a rank, does not fit the 32-bit integers "
-                       "of ScaLAPACK: use more ranks",
-                       (long long)r->rows, (long long)r->cols, (long long)r->local_rows,
-                       (long long)r->local_cols);
+        return mp_fail(
+            MP_ERR_NOFIT,
+            "a matrix of %lld x %lld, %lld x %lld on a rank, does not fit the 32-bit integers "
+            "of ScaLAPACK: use more ranks",
+            (long long)r->rows, (long long)r->cols, (long long)r->local_rows,
+            (long long)r->local_cols);
     return MP_NEW(r->data, r->local_rows * r->local_cols, "tiles of a distributed matrix");
 }
 
@@ -90,9 +93,13 @@ void mp_drect_free(mp_drect *rect)
 
 mp_drect mp_drect_view(mp_dmat *matrix)
 {
-    return (mp_drect){.on = matrix, .rows = matrix->order, .cols = matrix->order,
-                      .local_rows = matrix->local_rows, .local_cols = matrix->local_cols,
-                      .data = matrix->data, .is_view = 1};
+    return (mp_drect){.on = matrix,
+                      .rows = matrix->order,
+                      .cols = matrix->order,
+                      .local_rows = matrix->local_rows,
+                      .local_cols = matrix->local_cols,
+                      .data = matrix->data,
+                      .is_view = 1};
 }
 
 int64_t mp_drect_row(const mp_drect *r, int64_t local)
@@ -107,8 +114,15 @@ int64_t mp_drect_col(const mp_drect *r, int64_t local)
 
 void mp_dist_describe_rect(const mp_drect *r, int descriptor[9])
 {
-    const int words[9] = {1, r->on->context, (int)r->rows, (int)r->cols, (int)r->on->nb,
-                          (int)r->on->nb, 0, 0, r->local_rows > 0 ? (int)r->local_rows : 1};
+    const int words[9] = {1,
+                          r->on->context,
+                          (int)r->rows,
+                          (int)r->cols,
+                          (int)r->on->nb,
+                          (int)r->on->nb,
+                          0,
+                          0,
+                          r->local_rows > 0 ? (int)r->local_rows : 1};
 
     for (int i = 0; i < 9; i++) descriptor[i] = words[i];
 }
@@ -151,8 +165,8 @@ static mp_status multiply_panel(const mp_drect *a, const mp_drect *b, mp_drect *
     mp_dist_describe_rect(a, da);
     mp_dist_describe_rect(b, db);
     mp_dist_describe_rect(c, dc);
-    pdgemm_("N", "T", &m, &n, &k, &unit, a->data, &at, &one, da, b->data, &at, &one, db, &zero, c->data,
-            &at, &at, dc);
+    pdgemm_("N", "T", &m, &n, &k, &unit, a->data, &at, &one, da, b->data, &at, &one, db, &zero,
+            c->data, &at, &at, dc);
     return MP_OK;
 }
 

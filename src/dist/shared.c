@@ -42,10 +42,11 @@ static mp_status check_room(const mp_comm *comm, size_t bytes, const char *what)
     double room = mp_shared_room(comm);
 
     if (comm->node_rank != 0 || room >= wanted) return MP_OK;
-    return mp_fail(MP_ERR_NOFIT,
-                   "%s: %.1f MiB of memory shared by the ranks of a node, but /dev/shm has %.1f MiB left: "
-                   "expected a larger one (--shm-size of a container), or one rank per node",
-                   what, wanted * mib, room * mib);
+    return mp_fail(
+        MP_ERR_NOFIT,
+        "%s: %.1f MiB of memory shared by the ranks of a node, but /dev/shm has %.1f MiB left: "
+        "expected a larger one (--shm-size of a container), or one rank per node",
+        what, wanted * mib, room * mib);
 }
 
 /* The pages are taken now, each rank its share: the room that is left for the next segment is then what
@@ -74,8 +75,9 @@ mp_status mp_shared_create(const mp_comm *comm, size_t bytes, const char *what, 
     st = attach(comm, bytes > 0 ? bytes : 1, s);
     if (st == MP_OK) st = touch(comm, s);
     if (st != MP_OK)
-        st = mp_fail(st, "%s, %.1f MiB for this node: %s (is the shared memory of the node large enough?)",
-                     what, (double)bytes / (1 << 20), mp_error_message());
+        st = mp_fail(
+            st, "%s, %.1f MiB for this node: %s (is the shared memory of the node large enough?)",
+            what, (double)bytes / (1 << 20), mp_error_message());
     st = mp_comm_agree(comm, st);
     if (st != MP_OK) {
         mp_free(s);

@@ -87,7 +87,8 @@ static mp_status join_vocabulary(head *h, const mp_arch *arch, const mp_source *
     float *panel = h->panel->base;
 
     for (int64_t first = 0; first < arch->vocabulary; first += PANEL_ROWS) {
-        int64_t rows = arch->vocabulary - first < PANEL_ROWS ? arch->vocabulary - first : PANEL_ROWS;
+        int64_t rows =
+            arch->vocabulary - first < PANEL_ROWS ? arch->vocabulary - first : PANEL_ROWS;
         int64_t begin, end;
         mp_status st = MP_OK;
 
@@ -112,7 +113,8 @@ static mp_status final_norm(const head *h, const mp_arch *arch, const mp_source 
         for (int64_t w = 0; w < h->hidden[m]->local; w++) {
             float *states = mp_hidden_sequence(h->hidden[m], w);
 
-            mp_rms_norm(h->hidden[m]->n_tokens, arch->d_model, arch->norm_eps, states, weight, states);
+            mp_rms_norm(h->hidden[m]->n_tokens, arch->d_model, arch->norm_eps, states, weight,
+                        states);
         }
 out:
     mp_free(weight);
@@ -139,7 +141,8 @@ mp_status head_losses(const head *h, int64_t model, double *nll)
             double loss = (double)h->largest[i] + log(h->sum[i]) - (double)h->target[i];
 
             if (!isfinite(loss))
-                return mp_fail(MP_ERR_NUMERIC, "a logit of window %lld, position %lld is not finite",
+                return mp_fail(MP_ERR_NUMERIC,
+                               "a logit of window %lld, position %lld is not finite",
                                (long long)window, (long long)t);
             nll[window] += loss;
         }

@@ -21,7 +21,8 @@ static mp_status propagate(const mp_comm *comm, const mp_arch *arch, const mp_so
         mp_block_prefetch(arch, comm, source, b + 1);
         for (int64_t w = 0; w < hidden->local && st == MP_OK; w++)
             st = mp_forward_block(forward, block, hidden->n_tokens, mp_hidden_sequence(hidden, w));
-        MP_GO(mp_comm_agree(comm, st)); /* nobody overwrites the block while another still reads it */
+        MP_GO(
+            mp_comm_agree(comm, st)); /* nobody overwrites the block while another still reads it */
         mp_progress((double)(b + 1), (double)arch->n_blocks, "perplexity");
     }
     mp_progress_end();

@@ -45,22 +45,25 @@ double mp_sensitivity_flop(const mp_arch *arch, int64_t n_windows, int64_t seqle
     return (double)n_windows * flop;
 }
 
-static mp_status check(const mp_arch *arch, const mp_windows *windows, const mp_candidate *candidates,
-                       int64_t count)
+static mp_status check(const mp_arch *arch, const mp_windows *windows,
+                       const mp_candidate *candidates, int64_t count)
 {
     if (windows->seqlen < 2 || windows->count < 1)
-        return mp_fail(MP_ERR_ARG, "sensitivity on %lld windows of %lld tokens: expected one or more of 2 or "
-                       "more", (long long)windows->count, (long long)windows->seqlen);
+        return mp_fail(MP_ERR_ARG,
+                       "sensitivity on %lld windows of %lld tokens: expected one or more of 2 or "
+                       "more",
+                       (long long)windows->count, (long long)windows->seqlen);
     for (int64_t i = 0; i < count; i++) {
         const mp_candidate *c = &candidates[i];
         int64_t least = i > 0 ? candidates[i - 1].block : 0;
 
         if (c->block < least || c->block >= arch->n_blocks)
-            return mp_fail(MP_ERR_ARG, "candidate %lld is of block %lld, expected %lld to %lld", (long long)i,
-                           (long long)c->block, (long long)least, (long long)arch->n_blocks - 1);
+            return mp_fail(MP_ERR_ARG, "candidate %lld is of block %lld, expected %lld to %lld",
+                           (long long)i, (long long)c->block, (long long)least,
+                           (long long)arch->n_blocks - 1);
         if (c->linear < 0 || c->linear >= arch->n_linears)
-            return mp_fail(MP_ERR_ARG, "candidate %lld is of linear map %d, expected 0 to %d", (long long)i,
-                           c->linear, arch->n_linears - 1);
+            return mp_fail(MP_ERR_ARG, "candidate %lld is of linear map %d, expected 0 to %d",
+                           (long long)i, c->linear, arch->n_linears - 1);
     }
     return MP_OK;
 }
@@ -111,7 +114,8 @@ static mp_status trials_open(trials *t, const mp_windows *windows, size_t bytes,
 static mp_status pass(trials *t, const mp_block *block, mp_hidden *hidden)
 {
     for (int64_t w = 0; w < hidden->local; w++)
-        MP_TRY(mp_forward_block(t->forward, block, hidden->n_tokens, mp_hidden_sequence(hidden, w)));
+        MP_TRY(
+            mp_forward_block(t->forward, block, hidden->n_tokens, mp_hidden_sequence(hidden, w)));
     return MP_OK;
 }
 
@@ -138,7 +142,8 @@ static mp_status pass_block(trials *t, int64_t b, const mp_candidate *c, int64_t
 {
     for (int64_t i = 0; i < count; i++) {
         if (c[i].block > b) break;
-        MP_TRY(c[i].block == b ? branch_off(t, &c[i], t->branch[i]) : pass(t, t->block, t->branch[i]));
+        MP_TRY(c[i].block == b ? branch_off(t, &c[i], t->branch[i])
+                               : pass(t, t->block, t->branch[i]));
         t->done += 1.0;
         mp_progress(t->done, t->to_do, "sensitivity");
     }
@@ -152,7 +157,8 @@ static mp_status load(trials *t, int64_t b, const mp_candidate *c, int64_t count
     for (int64_t i = 0; i < count; i++) any |= c[i].block == b;
     MP_TRY(mp_block_load(t->block, t->comm, t->dense, b));
     if (any) MP_TRY(mp_block_load(t->factored, t->comm, t->factors, b));
-    mp_block_prefetch(t->arch, t->comm, t->dense, b + 1 < t->arch->n_blocks ? b + 1 : c[count - 1].block);
+    mp_block_prefetch(t->arch, t->comm, t->dense,
+                      b + 1 < t->arch->n_blocks ? b + 1 : c[count - 1].block);
     return MP_OK;
 }
 
@@ -196,8 +202,8 @@ mp_status mp_sensitivity(const mp_comm *comm, const mp_arch *arch, const mp_sour
     if (count == 0) return MP_OK;
     for (int64_t i = 0; i < count; i++) t.to_do += (double)(arch->n_blocks - candidates[i].block);
     MP_GO(trials_open(&t, windows, bytes, count));
-    mp_log(MP_LOG_INFO, "sensitivity: %lld candidates on %lld windows, %lld at once", (long long)count,
-           (long long)windows->count, (long long)t.width);
+    mp_log(MP_LOG_INFO, "sensitivity: %lld candidates on %lld windows, %lld at once",
+           (long long)count, (long long)windows->count, (long long)t.width);
     for (int64_t i = 0; i < count; i += t.width)
         MP_GO(sweep(&t, candidates + i, count - i < t.width ? count - i : t.width));
     mp_progress_end();

@@ -84,8 +84,7 @@ static mp_status list_shards(json_t *map, const char *index, directory *dir, jso
     json_t *value;
 
     MP_TRY(MP_NEW(dir->shards, json_object_size(map), "the list of shards"));
-    json_object_foreach(map, name, value)
-    {
+    json_object_foreach (map, name, value) {
         const char *file = json_string_value(value);
 
         if (file == NULL || file[0] == '\0' || strlen(file) != json_string_length(value) ||
@@ -110,8 +109,7 @@ static mp_status apply_map(json_t *map, const char *index, const json_t *numbers
     json_t *value;
     int64_t kept = 0;
 
-    json_object_foreach(map, name, value)
-    {
+    json_object_foreach (map, name, value) {
         const json_t *number = json_object_get(numbers, json_string_value(value));
         mp_stored_tensor key = {.info.name = name, .shard = json_integer_value(number)};
         mp_stored_tensor *found =

@@ -109,8 +109,7 @@ static mp_status check_metadata(json_t *metadata, const char *path)
 
     if (!json_is_object(metadata))
         return mp_fail(MP_ERR_FORMAT, "%s: \"__metadata__\" is not an object", path);
-    json_object_foreach(metadata, key, value)
-    {
+    json_object_foreach (metadata, key, value) {
         if (!json_is_string(value))
             return mp_fail(MP_ERR_FORMAT, "%s: \"__metadata__\": \"%.200s\" is not a string", path,
                            key);
@@ -156,8 +155,7 @@ static mp_status parse_header(json_t *header, mp_safetensors_file *file)
     json_t *entry;
 
     MP_TRY(MP_NEW(file->tensors, json_object_size(header), "a safetensors header"));
-    json_object_foreach(header, name, entry)
-    {
+    json_object_foreach (header, name, entry) {
         if (strcmp(name, "__metadata__") == 0) {
             MP_TRY(check_metadata(entry, file->path));
             continue;

@@ -166,8 +166,7 @@ static mp_status list_decoder(listing *list, const json_t *config, const char *w
     json_t *decoder = json_object_get(config, "added_tokens_decoder"), *flags;
     const char *key, *content;
 
-    json_object_foreach(decoder, key, flags)
-    {
+    json_object_foreach (decoder, key, flags) {
         char *end;
         long long id = strtoll(key, &end, 10);
 
@@ -185,8 +184,7 @@ static mp_status list_added(listing *list, const json_t *added, const char *wher
     const char *content;
     json_t *id;
 
-    json_object_foreach((json_t *)added, content, id)
-    {
+    json_object_foreach ((json_t *)added, content, id) {
         if (!json_is_integer(id))
             return mp_fail(MP_ERR_FORMAT, "%s: the id of '%s' is no integer", where, content);
         MP_TRY(list_token(list, json_integer_value(id), content, NULL, where));

@@ -13,8 +13,7 @@ mp_status mp_json_only(const json_t *object, const char *known, const char *wher
     json_t *value;
     char name[64];
 
-    json_object_foreach((json_t *)object, key, value)
-    {
+    json_object_foreach ((json_t *)object, key, value) {
         snprintf(name, sizeof name, "|%s|", key);
         if (strlen(key) + 2 >= sizeof name || strstr(known, name) == NULL)
             return mp_fail(MP_ERR_FORMAT, "%s: the setting \"%s\" is not implemented", where, key);
@@ -34,8 +33,7 @@ mp_status mp_tokenizer_read_vocab(mp_bpe *bpe, const json_t *vocab, const char *
     const char *text;
     json_t *id;
 
-    json_object_foreach((json_t *)vocab, text, id)
-    {
+    json_object_foreach ((json_t *)vocab, text, id) {
         if (!json_is_integer(id))
             return mp_fail(MP_ERR_FORMAT, "%s: the id of token '%s' is no integer", where, text);
         MP_TRY(mp_bpe_add_token(bpe, text, strlen(text), json_integer_value(id), where));

@@ -59,9 +59,9 @@ static mp_status add_block(const mp_problem *p, const float *column, int64_t len
 #pragma omp for schedule(dynamic)
         for (int64_t i = 0; i < p->strips; i++)
             if (!failed)
-                failed |= add_strip(p->moment->matrix, column, length,
-                                    x + (i * p->order + begin) * MP_STRIP, product,
-                                    &energy[i]) != MP_OK;
+                failed |=
+                    add_strip(p->moment->matrix, column, length,
+                              x + (i * p->order + begin) * MP_STRIP, product, &energy[i]) != MP_OK;
         mp_free(product);
     }
     return failed ? mp_fail(MP_ERR_NOMEM, "no memory to measure the error of a layer") : MP_OK;

@@ -40,7 +40,8 @@ void mp_factors_free(mp_factors *f)
 typedef struct metric {
     const mp_method_options *options;
     mp_moment *moment;
-    double *squares; /* [order] of the scales, in the order of the moment; NULL: the moment itself */
+    double
+        *squares; /* [order] of the scales, in the order of the moment; NULL: the moment itself */
 } metric;
 
 static void lap(double *mark, double *seconds)
@@ -63,7 +64,8 @@ static mp_status spread(const metric *m, const mp_factors *f, mp_drect **spread)
         int64_t channel = order - 1 - mp_drect_col(w, j);
 
         for (int64_t i = 0; i < w->local_rows && channel < f->d_in; i++)
-            w->data[j * w->local_rows + i] = (double)f->weight[mp_drect_row(w, i) * f->d_in + channel];
+            w->data[j * w->local_rows + i] =
+                (double)f->weight[mp_drect_row(w, i) * f->d_in + channel];
     }
     *spread = w;
     return MP_OK;
@@ -93,7 +95,8 @@ static mp_status take_off_mean(const metric *m, const mp_drect *w, mp_drect *y)
         int64_t channel = order - 1 - mp_drect_col(w, j);
 
         for (int64_t i = 0; i < w->local_rows && channel < c->n; i++)
-            output[mp_drect_row(w, i)] += w->data[j * w->local_rows + i] * c->sum[channel] / c->weight;
+            output[mp_drect_row(w, i)] +=
+                w->data[j * w->local_rows + i] * c->sum[channel] / c->weight;
     }
     if (y->on->grid.rows * y->on->grid.cols > 1)
         MPI_Allreduce(MPI_IN_PLACE, output, (int)w->rows, MPI_DOUBLE, MPI_SUM, y->on->members);
@@ -111,7 +114,8 @@ static mp_status check_finite(const mp_drect *gram, const char *name)
 {
     mp_status st = MP_OK;
 
-    for (int64_t i = 0; i < gram->local_rows * gram->local_cols && st == MP_OK; i++) /* zeros above */
+    for (int64_t i = 0; i < gram->local_rows * gram->local_cols && st == MP_OK;
+         i++) /* zeros above */
         if (!isfinite(gram->data[i]))
             st = mp_fail(MP_ERR_NUMERIC, "%s: the covariance of its outputs is not finite", name);
     return mp_grid_agree(gram->on, st);
@@ -142,7 +146,8 @@ static mp_status make_gram(const metric *m, const mp_factors *f, const mp_drect 
     MP_GO(check_finite(g, f->name));
     *gram = g;
     g = NULL;
-    clock_so_far.gram_flop += ((m->squares != NULL ? 0.0 : 2.0 * rows * n * n) + rows * rows * n) / ranks;
+    clock_so_far.gram_flop +=
+        ((m->squares != NULL ? 0.0 : 2.0 * rows * n * n) + rows * rows * n) / ranks;
 out:
     mp_drect_free(y);
     mp_drect_free(g);
@@ -152,8 +157,8 @@ out:
 
 /* The leading f->rank eigenvectors of w H w^T, [w->rows, w->rows], at its last columns.  Divide and
  * conquer can fail to converge: then QR iteration on a Gram matrix made anew. */
-static mp_status leading_vectors(const metric *m, mp_factors *f, const mp_drect *w, mp_drect **vectors,
-                                 mp_outcome *outcome)
+static mp_status leading_vectors(const metric *m, mp_factors *f, const mp_drect *w,
+                                 mp_drect **vectors, mp_outcome *outcome)
 {
     mp_eigen_times times = {0.0, 0.0, 0.0};
     mp_drect *gram = NULL, *z = NULL;
@@ -333,7 +338,8 @@ static mp_status asvd(const mp_method_options *options, mp_moment *moment, mp_fa
     metric m = {.options = options, .moment = moment};
     mp_status st;
 
-    MP_GO(mp_grid_agree(moment->matrix, MP_NEW(m.squares, moment->order, "scales of the channels")));
+    MP_GO(
+        mp_grid_agree(moment->matrix, MP_NEW(m.squares, moment->order, "scales of the channels")));
     for (int64_t j = 0; j < c->n; j++) {
         double size = options->scale_by_max ? c->max_abs[j] : c->sum_abs[j] / c->weight;
 
@@ -355,8 +361,9 @@ static mp_status fits(const mp_method_options *options, const char *name, int64_
 const mp_method mp_method_asvd_plus = {
     .name = "asvd+",
     .words = "low rank: leading directions of the layer's outputs (whitening by the Hessian)",
-    .source = "Wang et al., \"SVD-LLM: Truncation-aware Singular Value Decomposition for Large Language "
-              "Model Compression\", arXiv:2403.07378",
+    .source =
+        "Wang et al., \"SVD-LLM: Truncation-aware Singular Value Decomposition for Large Language "
+        "Model Compression\", arXiv:2403.07378",
     .order = "dense",
     .tile = TILE,
     .needs = MP_NEED_MOMENT,
@@ -368,8 +375,9 @@ const mp_method mp_method_asvd_plus = {
 const mp_method mp_method_asvd = {
     .name = "asvd",
     .words = "low rank: SVD of the weights scaled by |activation|^alpha, channel by channel",
-    .source = "Yuan et al., \"ASVD: Activation-aware Singular Value Decomposition for Compressing Large "
-              "Language Models\", arXiv:2312.05821",
+    .source =
+        "Yuan et al., \"ASVD: Activation-aware Singular Value Decomposition for Compressing Large "
+        "Language Models\", arXiv:2312.05821",
     .order = "dense",
     .tile = TILE,
     .needs = MP_NEED_MOMENT | MP_NEED_CHANNELS,

@@ -48,14 +48,16 @@ mp_status mp_sum_strips(const mp_problem *p, const double *strip, double *sum)
         const mp_part *part = &p->part[i];
 
         for (int64_t row = 0; row < part->rows; row += MP_STRIP)
-            all[at + (part->first_row + row) / MP_STRIP] = strip[part->first_strip + row / MP_STRIP];
+            all[at + (part->first_row + row) / MP_STRIP] =
+                strip[part->first_strip + row / MP_STRIP];
         at += (part->d_out + MP_STRIP - 1) / MP_STRIP;
     }
     MP_GO(mp_comm_sum(p->comm, all, (int)count));
     at = 0;
     for (int i = 0; i < p->parts; i++) {
         sum[i] = 0.0;
-        for (int64_t k = 0; k < (p->part[i].d_out + MP_STRIP - 1) / MP_STRIP; k++) sum[i] += all[at++];
+        for (int64_t k = 0; k < (p->part[i].d_out + MP_STRIP - 1) / MP_STRIP; k++)
+            sum[i] += all[at++];
     }
 out:
     mp_free(all);

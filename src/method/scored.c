@@ -160,13 +160,15 @@ static mp_status prune_matrices(mp_problem *p, const mp_pattern *pattern, const 
 
         for (int64_t r = 0; r < part->rows; r++)
             for (int64_t j = 0; j < p->n; j++)
-                if (score[place(p, part, r, j)] < threshold[i]) p->weight[place(p, part, r, j)] = 0.0f;
+                if (score[place(p, part, r, j)] < threshold[i])
+                    p->weight[place(p, part, r, j)] = 0.0f;
         MP_TRY(prune_ties(p, part, score, threshold[i], k[i] - smaller[i]));
     }
     return MP_OK;
 }
 
-static mp_status magnitude(const mp_method_options *options, const mp_outcome *outcome, mp_problem *p)
+static mp_status magnitude(const mp_method_options *options, const mp_outcome *outcome,
+                           mp_problem *p)
 {
     float *score = p->difference;
 

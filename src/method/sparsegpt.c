@@ -26,15 +26,15 @@ static mp_status fits(const mp_method_options *options, const char *name, int64_
 typedef struct sweep {
     const mp_method_options *options;
     mp_problem *problem;
-    int64_t nb;           /* columns of a block */
-    int64_t begin;        /* the first column of this one */
-    int64_t columns;      /* of this one that are there: fewer than nb at the end */
-    const float *factor;  /* [nb][length]: factor[c][i] = R[i][begin + c] */
+    int64_t nb;          /* columns of a block */
+    int64_t begin;       /* the first column of this one */
+    int64_t columns;     /* of this one that are there: fewer than nb at the end */
+    const float *factor; /* [nb][length]: factor[c][i] = R[i][begin + c] */
     int64_t length;
-    float *u;             /* [nb][nb] U_BB, upper, row-major */
-    double *inverse;      /* [nb][nb] the same in double */
-    double damped;        /* what the damping added to the diagonal of H */
-    float *score;         /* [strips][nb][MP_STRIP] (w / U_jj)^2: unstructured only */
+    float *u;        /* [nb][nb] U_BB, upper, row-major */
+    double *inverse; /* [nb][nb] the same in double */
+    double damped;   /* what the damping added to the diagonal of H */
+    float *score;    /* [strips][nb][MP_STRIP] (w / U_jj)^2: unstructured only */
     float threshold[MP_MAX_LINEARS];
 } sweep;
 
@@ -67,7 +67,8 @@ static mp_status invert_block(sweep *s)
             s->inverse[i * nb + c] = c < i ? 0.0 : (double)s->factor[c * s->length + s->begin + i];
 #pragma omp parallel
 #pragma omp single
-    st = mp_dtrtri_upper(nb, s->inverse, nb); /* inside a region, so that BLAS keeps to one thread */
+    st =
+        mp_dtrtri_upper(nb, s->inverse, nb); /* inside a region, so that BLAS keeps to one thread */
     MP_TRY(st);
     for (int64_t i = 0; i < nb * nb; i++) s->u[i] = (float)s->inverse[i];
     return MP_OK;
@@ -119,7 +120,8 @@ static void prune_up_to(const float *score, int64_t count, float threshold, unsi
  * D = E U and H^-1 = U^T U, that is tr(D H D^T) of the damped H. */
 MP_SIMD_CLONES
 static double sweep_columns(float *restrict w, const float *restrict u,
-                            const unsigned char *restrict prune, int64_t nb, int64_t from, int64_t to)
+                            const unsigned char *restrict prune, int64_t nb, int64_t from,
+                            int64_t to)
 {
     float squares[MP_STRIP] = {0.0f};
     double sum = 0.0;
@@ -157,7 +159,7 @@ static double sweep_groups(const sweep *s, float *w, float *score, unsigned char
 
 /* Buffers of one thread. */
 typedef struct workspace {
-    float *gathered;      /* [nb][MP_STRIP] D[:, before B] R[before B, B], transposed; scores after */
+    float *gathered; /* [nb][MP_STRIP] D[:, before B] R[before B, B], transposed; scores after */
     unsigned char *prune; /* [nb][MP_STRIP] */
 } workspace;
 
@@ -220,8 +222,8 @@ static void take_difference(const sweep *s, int64_t strip)
 
     for (int64_t c = 0; c < s->columns; c++) {
         int dead = p->moment->diagonal[p->order - 1 - s->begin - c] == 0.0;
-        double squares = subtract_column(p->difference + at + c * MP_STRIP,
-                                         p->weight + at + c * MP_STRIP);
+        double squares =
+            subtract_column(p->difference + at + c * MP_STRIP, p->weight + at + c * MP_STRIP);
 
         if (!dead) p->loss[strip] -= s->damped * squares;
     }
@@ -251,7 +253,8 @@ static mp_status pass(const sweep *s, int second)
         mp_free(work.gathered);
         mp_free(work.prune);
     }
-    return failed ? mp_fail(MP_ERR_NOMEM, "no memory to sweep a strip of %d rows", MP_STRIP) : MP_OK;
+    return failed ? mp_fail(MP_ERR_NOMEM, "no memory to sweep a strip of %d rows", MP_STRIP)
+                  : MP_OK;
 }
 
 /* One threshold per linear map over all rows of all ranks and the columns of this block: the score of
@@ -276,7 +279,8 @@ static mp_status sweep_block(sweep *s)
     return pass(s, 1);
 }
 
-static mp_status compress(const mp_method_options *options, const mp_outcome *outcome, mp_problem *p)
+static mp_status compress(const mp_method_options *options, const mp_outcome *outcome,
+                          mp_problem *p)
 {
     const mp_dmat *factor = p->moment->matrix;
     mp_stream *stream = NULL;

@@ -89,8 +89,7 @@ static mp_status check_ranks(const json_t *config, const char *where, const mp_a
                        "%s: \"truncation_ranks\" is missing or empty, expected the rank of every "
                        "factored linear map by its name",
                        where);
-    json_object_foreach(ranks, name, value)
-    {
+    json_object_foreach (ranks, name, value) {
         const mp_linear_row *row = mp_arch_find_linear(a, name);
         int64_t rank, limit;
 

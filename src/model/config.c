@@ -115,8 +115,7 @@ mp_status mp_config_check_layer_types(const json_t *config, const char *where, i
     if (types == NULL || json_is_null(types)) return MP_OK;
     if (!json_is_array(types))
         return mp_fail(MP_ERR_FORMAT, "%s: \"layer_types\" is not a list", where);
-    json_array_foreach(types, i, type)
-    {
+    json_array_foreach (types, i, type) {
         char text[80];
 
         if (json_is_string(type) && strcmp(json_string_value(type), expected) == 0) continue;
@@ -159,8 +158,7 @@ static mp_status check_rope_keys(json_t *rope, const char *where, const char *na
     const char *key;
     json_t *value;
 
-    json_object_foreach(rope, key, value)
-    {
+    json_object_foreach (rope, key, value) {
         size_t i = 0;
 
         while (i < count && strcmp(key, known[i]) != 0) i++;

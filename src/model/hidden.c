@@ -3,8 +3,8 @@
 #include "mpress/memory.h"
 #include "mpress/weights.h"
 
-mp_status mp_hidden_create(const mp_comm *comm, int64_t n_sequences, int64_t n_tokens, int64_t width,
-                           mp_hidden **hidden)
+mp_status mp_hidden_create(const mp_comm *comm, int64_t n_sequences, int64_t n_tokens,
+                           int64_t width, mp_hidden **hidden)
 {
     mp_hidden *h = NULL;
     mp_status st;
@@ -60,9 +60,11 @@ static mp_status embed_and_send(const mp_comm *comm, const mp_source *source, co
         float *to = owner == 0 ? mp_hidden_sequence(h, s / comm->size) : window;
 
         if (st == MP_OK)
-            st = mp_weights_gather(source, MP_EMBED_NAME, tokens + s * h->n_tokens, h->n_tokens, to);
+            st =
+                mp_weights_gather(source, MP_EMBED_NAME, tokens + s * h->n_tokens, h->n_tokens, to);
         if (owner == 0) continue;
-        sent = mp_comm_send(comm, window != NULL ? window : h->states, (size_t)size * sizeof *to, owner);
+        sent = mp_comm_send(comm, window != NULL ? window : h->states, (size_t)size * sizeof *to,
+                            owner);
         if (sent != MP_OK) st = sent;
     }
     mp_free(window);

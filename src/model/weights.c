@@ -119,17 +119,18 @@ static mp_status find_factors(const mp_source *source, int64_t block, const part
     char name[256], text[256];
 
     if (rank < 1 || rank > p->rows * p->columns / (p->rows + p->columns))
-        return mp_fail(MP_ERR_FORMAT,
-                       "%s: tensor \"%s\" has shape %s, expected [%lld, rank] with a rank of 1 to %lld",
-                       source->path, info->name, shape_text(info->shape, info->ndim, text),
-                       (long long)p->rows, (long long)(p->rows * p->columns / (p->rows + p->columns)));
+        return mp_fail(
+            MP_ERR_FORMAT,
+            "%s: tensor \"%s\" has shape %s, expected [%lld, rank] with a rank of 1 to %lld",
+            source->path, info->name, shape_text(info->shape, info->ndim, text), (long long)p->rows,
+            (long long)(p->rows * p->columns / (p->rows + p->columns)));
     found->rank = rank;
     MP_TRY(find_tensor(source, info->name, p->rows, rank, &found->index[0]));
     tensor_name(block, p->name, ".B", name);
     MP_TRY(find_tensor(source, name, rank, p->columns, &found->index[1]));
     if (source->at(source->self, found->index[1])->dtype == info->dtype) return MP_OK;
-    return mp_fail(MP_ERR_FORMAT, "%s: tensor \"%s\" has not the dtype of \"%s\", %s", source->path, name,
-                   info->name, mp_dtype_name(info->dtype));
+    return mp_fail(MP_ERR_FORMAT, "%s: tensor \"%s\" has not the dtype of \"%s\", %s", source->path,
+                   name, info->name, mp_dtype_name(info->dtype));
 }
 
 static mp_status find_part(const mp_source *source, int64_t block, const part *p, stored *found)
@@ -344,7 +345,8 @@ void mp_block_free(mp_block *block)
 }
 
 /* This rank's share of the rows of one tensor, to their place in `rows`. */
-static mp_status load_tensor(const mp_comm *comm, const mp_source *source, int64_t index, float *rows)
+static mp_status load_tensor(const mp_comm *comm, const mp_source *source, int64_t index,
+                             float *rows)
 {
     reader r = {.buffer = NULL};
     int64_t begin, end;

@@ -84,7 +84,8 @@ static double state_flop(const mp_runner *run, int state)
 
     for (int i = 0; i < run->arch->n_linears && state > 0; i++)
         if (run->arch->linears[i].state == state - 1)
-            flop += 2.0 * n * (double)run->arch->linears[i].d_out * (double)run->arch->linears[i].d_in;
+            flop +=
+                2.0 * n * (double)run->arch->linears[i].d_out * (double)run->arch->linears[i].d_in;
     mp_forward_flops(run->arch, run->hidden->n_tokens, &linears, &attention);
     return state == 1 ? flop + attention : flop;
 }
@@ -120,7 +121,8 @@ static mp_status pass_sequence(mp_runner *run, int64_t round, const unit *units,
         if (mine && st == MP_OK)
             st = mp_forward_state(run->forward, run->block, s, n_tokens, hidden, before, x);
         mp_clock_lap(&run->clock, MP_PHASE_FORWARD, mine ? state_flop(run, s) : 0.0, &mark);
-        if (units[s].moment != NULL) MP_TRY(measure_round(run, s, units[s].moment, round, x, &mark));
+        if (units[s].moment != NULL)
+            MP_TRY(measure_round(run, s, units[s].moment, round, x, &mark));
         float *swap = x;
         x = before;
         before = swap;
@@ -223,7 +225,8 @@ static mp_status run_state(mp_runner *run, int state, const mp_batch_item *item,
 
         if (i < local && pass == MP_OK)
             pass = advance(run, state, i, *kept != NULL ? *kept + i * before : NULL, buffer[1], x);
-        mp_clock_lap(&run->clock, MP_PHASE_FORWARD, i < local ? state_flop(run, state) : 0.0, &mark);
+        mp_clock_lap(&run->clock, MP_PHASE_FORWARD, i < local ? state_flop(run, state) : 0.0,
+                     &mark);
         if (u.moment != NULL) MP_GO(measure_round(run, state, u.moment, i, x, &mark));
     }
     MP_GO(mp_comm_agree(run->comm, pass));
@@ -252,7 +255,8 @@ static mp_status run_states_in_turn(mp_runner *run, const mp_batch_item *item)
         pass = mp_forward_finish(run->forward, run->block, n_tokens,
                                  mp_hidden_sequence(run->hidden, i), kept + i * size);
     mp_clock_lap(&run->clock, MP_PHASE_FORWARD,
-                 item->is_last ? 0.0 : (double)run->hidden->local * state_flop(run, last + 1), &mark);
+                 item->is_last ? 0.0 : (double)run->hidden->local * state_flop(run, last + 1),
+                 &mark);
     MP_GO(mp_comm_agree(run->comm, pass));
 out:
     mp_free(kept);
@@ -280,7 +284,8 @@ mp_status mp_runner_batch(mp_runner *run, const mp_batch_item *items, int count)
     for (int k = 0; k < count; k++)
         for (int i = 0; i < run->arch->n_linears; i++) {
             items[k].results[i] = (mp_linear_result){.rank = items[k].block->linears[i].rank,
-                                                     .rel_error = NAN, .kept = NAN,
+                                                     .rel_error = NAN,
+                                                     .kept = NAN,
                                                      .outcome.damping = NAN};
             wanted |= !items[k].skip[i];
         }
@@ -294,8 +299,11 @@ mp_status mp_runner_batch(mp_runner *run, const mp_batch_item *items, int count)
 
 mp_status mp_runner_block(mp_runner *run, const int *skip, int is_last, mp_linear_result *results)
 {
-    const mp_batch_item item = {.block = run->block, .skip = skip, .ranks = run->ranks,
-                                .is_last = is_last, .results = results};
+    const mp_batch_item item = {.block = run->block,
+                                .skip = skip,
+                                .ranks = run->ranks,
+                                .is_last = is_last,
+                                .results = results};
 
     return mp_runner_batch(run, &item, 1);
 }

@@ -25,8 +25,13 @@ static mp_status add_slab(slabs *s, const char *name, const char *suffix, mp_dty
     snprintf(s->name[i], sizeof s->name[i], "%s%s", name, suffix);
     MP_TRY(mp_alloc(&s->data[i], (end - begin) * columns, mp_dtype_size(dtype), 0, s->name[i]));
     mp_from_f32(dtype, values + begin * columns, (end - begin) * columns, s->data[i]);
-    s->slab[i] = (mp_slab){.name = s->name[i], .dtype = dtype, .ndim = ndim, .shape = {rows, columns},
-                           .first_row = begin, .n_rows = end - begin, .data = s->data[i]};
+    s->slab[i] = (mp_slab){.name = s->name[i],
+                           .dtype = dtype,
+                           .ndim = ndim,
+                           .shape = {rows, columns},
+                           .first_row = begin,
+                           .n_rows = end - begin,
+                           .data = s->data[i]};
     s->count++;
     return MP_OK;
 }
@@ -46,9 +51,13 @@ static mp_status add_mask(slabs *s, const mp_linear *linear, const char *name, i
             if (linear->weight[r * linear->d_in + c] == 0.0f)
                 bits[(r - begin) * bytes + c / 8] |= (unsigned char)(1u << c % 8);
     s->data[i] = bits;
-    s->slab[i] = (mp_slab){.name = s->name[i], .dtype = MP_U8, .ndim = 2,
-                           .shape = {linear->d_out, bytes}, .first_row = begin,
-                           .n_rows = end - begin, .data = bits};
+    s->slab[i] = (mp_slab){.name = s->name[i],
+                           .dtype = MP_U8,
+                           .ndim = 2,
+                           .shape = {linear->d_out, bytes},
+                           .first_row = begin,
+                           .n_rows = end - begin,
+                           .data = bits};
     s->count++;
     return MP_OK;
 }
@@ -128,11 +137,9 @@ mp_status run_write_block(run *r, mp_checkpoint *to, int64_t block, const mp_lin
 
     if (st == MP_OK) st = collect_slabs(r, results, s);
     MP_GO(mp_comm_agree(r->comm, st));
-    MP_GO(mp_checkpoint_put_block(to, block, s->slab, s->count, s->record,
-                                  r->arch.n_linears));
+    MP_GO(mp_checkpoint_put_block(to, block, s->slab, s->count, s->record, r->arch.n_linears));
 out:
     for (int i = 0; s != NULL && i < 4 * MP_MAX_LINEARS; i++) mp_free(s->data[i]);
     mp_free(s);
     return st;
 }
-

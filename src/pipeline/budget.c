@@ -38,14 +38,16 @@ int64_t mp_rank_of_ratio(int64_t d_out, int64_t d_in, double ratio)
     return ratio < 1.0 && k <= largest_rank(d_out, d_in) ? k : 0;
 }
 
-mp_status mp_rank_uniform(const char *name, int64_t d_out, int64_t d_in, double ratio, int64_t *rank)
+mp_status mp_rank_uniform(const char *name, int64_t d_out, int64_t d_in, double ratio,
+                          int64_t *rank)
 {
     int64_t room = room_of(d_out, d_in, ratio);
 
     *rank = mp_rank_of_ratio(d_out, d_in, ratio);
     if (ratio == 1.0 || room >= d_out + d_in) return MP_OK;
-    return mp_fail(MP_ERR_ARG, "%s: ratio %g of %lld x %lld is %lld parameters, but rank 1 takes %lld", name,
-                   ratio, (long long)d_out, (long long)d_in, (long long)room, (long long)(d_out + d_in));
+    return mp_fail(
+        MP_ERR_ARG, "%s: ratio %g of %lld x %lld is %lld parameters, but rank 1 takes %lld", name,
+        ratio, (long long)d_out, (long long)d_in, (long long)room, (long long)(d_out + d_in));
 }
 
 void mp_budget_totals(const mp_budget_item *items, int64_t count, int64_t *stored, int64_t *dense)
@@ -67,7 +69,8 @@ static double total(const mp_budget_item *item)
 {
     double sum = 0.0;
 
-    for (int64_t i = 0; i < item->values; i++) sum += item->spectrum[i] > 0.0 ? item->spectrum[i] : 0.0;
+    for (int64_t i = 0; i < item->values; i++)
+        sum += item->spectrum[i] > 0.0 ? item->spectrum[i] : 0.0;
     return sum;
 }
 
@@ -110,7 +113,8 @@ static void sink(step *heap, int64_t count, int64_t i)
 }
 
 /* Takes the best step that fits, again and again; an item whose step does not fit is done. */
-static void spend(mp_budget_item *items, const double *all, step *heap, int64_t count, int64_t budget)
+static void spend(mp_budget_item *items, const double *all, step *heap, int64_t count,
+                  int64_t budget)
 {
     int64_t left = count;
 
@@ -142,14 +146,16 @@ mp_status mp_budget_by_spectrum(mp_budget_item *items, int64_t count, double rat
     mp_status st;
 
     if (count < 2)
-        return mp_fail(MP_ERR_ARG, "--rank-policy spectrum: %lld linear map to factor, expected two or more "
-                       "to choose between (uniform does for one)", (long long)count);
+        return mp_fail(MP_ERR_ARG,
+                       "--rank-policy spectrum: %lld linear map to factor, expected two or more "
+                       "to choose between (uniform does for one)",
+                       (long long)count);
     for (int64_t i = 0; i < count; i++) items[i].rank = 1;
     mp_budget_totals(items, count, &stored, &dense);
     budget = (int64_t)((double)dense * ratio) - stored;
     if (budget < 0)
-        return mp_fail(MP_ERR_ARG, "--ratio %g: rank 1 everywhere takes %lld parameters of %lld", ratio,
-                       (long long)stored, (long long)dense);
+        return mp_fail(MP_ERR_ARG, "--ratio %g: rank 1 everywhere takes %lld parameters of %lld",
+                       ratio, (long long)stored, (long long)dense);
     MP_GO(MP_NEW(all, count, "energies"));
     MP_GO(MP_NEW(heap, count, "steps"));
     for (int64_t i = 0; i < count; i++) {
@@ -192,8 +198,8 @@ static int64_t accept(mp_budget_item *items, const mp_budget_trial *const *order
     return stored;
 }
 
-mp_status mp_budget_by_sensitivity(mp_budget_item *items, int64_t count, const mp_budget_trial *trials,
-                                   int64_t n_trials, double ratio)
+mp_status mp_budget_by_sensitivity(mp_budget_item *items, int64_t count,
+                                   const mp_budget_trial *trials, int64_t n_trials, double ratio)
 {
     const mp_budget_trial **order = NULL;
     int64_t stored, dense, budget;
@@ -202,7 +208,8 @@ mp_status mp_budget_by_sensitivity(mp_budget_item *items, int64_t count, const m
 
     for (int64_t i = 0; i < n_trials; i++)
         if (!isfinite(trials[i].nll))
-            return mp_fail(MP_ERR_NUMERIC, "linear map %lld at ratio %g: a loss of %g, expected a finite one",
+            return mp_fail(MP_ERR_NUMERIC,
+                           "linear map %lld at ratio %g: a loss of %g, expected a finite one",
                            (long long)trials[i].item, trials[i].ratio, trials[i].nll);
     MP_GO(MP_NEW_RAW(order, n_trials, "the order of trials"));
     MP_GO(MP_NEW_RAW(lowest, count, "accepted ratios"));
@@ -216,8 +223,10 @@ mp_status mp_budget_by_sensitivity(mp_budget_item *items, int64_t count, const m
     budget = (int64_t)((double)dense * ratio);
     stored = accept(items, order, n_trials, stored, budget, lowest);
     if (stored > budget)
-        st = mp_fail(MP_ERR_ARG, "--ratio %g: the lowest ratio that a search by sensitivity can reach is "
-                     "%.4f", ratio, ceil(1e4 * (double)stored / (double)dense) * 1e-4);
+        st = mp_fail(MP_ERR_ARG,
+                     "--ratio %g: the lowest ratio that a search by sensitivity can reach is "
+                     "%.4f",
+                     ratio, ceil(1e4 * (double)stored / (double)dense) * 1e-4);
 out:
     mp_free(order);
     mp_free(lowest);

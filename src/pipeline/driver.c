@@ -23,8 +23,11 @@ static mp_status check_counts(const mp_job *job)
     const struct {
         const char *option;
         int64_t value;
-    } counts[] = {{"--nsamples", job->nsamples},       {"--seqlen", job->seqlen},
-                  {"--seed", job->seed},               {"--batch", job->batch},               {"--eval-seqlen", job->eval_seqlen},
+    } counts[] = {{"--nsamples", job->nsamples},
+                  {"--seqlen", job->seqlen},
+                  {"--seed", job->seed},
+                  {"--batch", job->batch},
+                  {"--eval-seqlen", job->eval_seqlen},
                   {"--max-windows", job->max_windows}};
 
     for (size_t i = 0; i < sizeof counts / sizeof counts[0]; i++)
@@ -42,8 +45,10 @@ static mp_status check_batch(const run *r)
     if (batch > MP_MAX_BATCH)
         return mp_fail(MP_ERR_ARG, "--batch %lld: expected at most %d", batch, MP_MAX_BATCH);
     if (batch > 1 && (r->runner.order != MP_ORDER_DENSE || r->runner.method->factorise == NULL))
-        return mp_fail(MP_ERR_ARG, "--batch %lld: blocks are solved side by side in dense order of a method "
-                       "that factors, not by %s in %s order", batch, r->job->method, r->job->propagate);
+        return mp_fail(MP_ERR_ARG,
+                       "--batch %lld: blocks are solved side by side in dense order of a method "
+                       "that factors, not by %s in %s order",
+                       batch, r->job->method, r->job->propagate);
     return MP_OK;
 }
 
@@ -91,8 +96,10 @@ static mp_status check_shapes(run *r)
                                               r->arch.linears[i].d_in));
     }
     if (r->wanted == 0)
-        return mp_fail(MP_ERR_ARG, "--skip %s: matches every linear map of the blocks: nothing is left to "
-                       "compress", r->job->skip);
+        return mp_fail(MP_ERR_ARG,
+                       "--skip %s: matches every linear map of the blocks: nothing is left to "
+                       "compress",
+                       r->job->skip);
     return MP_OK;
 }
 
@@ -109,11 +116,12 @@ static mp_status open_model(run *r)
 }
 
 /* Rows [begin, end) of a tensor hold finite numbers; `buffer` is of CHECKED_ROWS rows. */
-static mp_status check_rows(const run *r, const char *name, int64_t begin, int64_t end, float *buffer)
+static mp_status check_rows(const run *r, const char *name, int64_t begin, int64_t end,
+                            float *buffer)
 {
     for (int64_t row = begin; row < end; row += CHECKED_ROWS)
-        MP_TRY(mp_weights_rows(r->source, name, row, end - row < CHECKED_ROWS ? end - row : CHECKED_ROWS,
-                               buffer));
+        MP_TRY(mp_weights_rows(r->source, name, row,
+                               end - row < CHECKED_ROWS ? end - row : CHECKED_ROWS, buffer));
     return MP_OK;
 }
 
@@ -191,9 +199,11 @@ static mp_status load_block(run *r, int64_t b, int k, int skip[MP_MAX_LINEARS], 
     mp_clock_lap(&r->runner.clock, MP_PHASE_READ, 0.0, &mark);
     selection_of_block(&r->selected, &r->arch, b, skip);
     for (int i = 0; r->ranks != NULL && i < n; i++) skip[i] |= r->ranks[b * n + i] == 0;
-    *item = (mp_batch_item){.block = r->runner.blocks[k], .skip = skip,
+    *item = (mp_batch_item){.block = r->runner.blocks[k],
+                            .skip = skip,
                             .ranks = r->ranks != NULL ? r->ranks + b * n : NULL,
-                            .is_last = b + 1 == r->arch.n_blocks, .results = r->results + b * n};
+                            .is_last = b + 1 == r->arch.n_blocks,
+                            .results = r->results + b * n};
     return MP_OK;
 }
 
@@ -259,8 +269,9 @@ static mp_status finish(run *r)
         MP_GO(mp_path_join(r->job->out, "hf", &target));
         st = mp_export(r->comm, compressed, assets, target, 0, 0);
         if (st != MP_OK)
-            MP_GO(mp_fail(st, "%s; the checkpoint %s is complete: 'mpress export %s DIR' writes it elsewhere",
-                          mp_error_message(), r->job->out, r->job->out));
+            MP_GO(mp_fail(
+                st, "%s; the checkpoint %s is complete: 'mpress export %s DIR' writes it elsewhere",
+                mp_error_message(), r->job->out, r->job->out));
         mp_clock_lap(&r->runner.clock, MP_PHASE_EXPORT, 0.0, &mark);
     }
     MP_GO(report_finish(r));

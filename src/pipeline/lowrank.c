@@ -40,8 +40,11 @@ mp_status lowrank_factorise(mp_runner *run, int state, mp_moment *moment, const 
 
         if (skip[i]) continue;
         which[count] = i;
-        wanted[count++] = (mp_factors){.name = run->arch->linears[i].name, .d_out = l->d_out,
-                                       .d_in = l->d_in, .rank = run->ranks[i], .weight = l->weight,
+        wanted[count++] = (mp_factors){.name = run->arch->linears[i].name,
+                                       .d_out = l->d_out,
+                                       .d_in = l->d_in,
+                                       .rank = run->ranks[i],
+                                       .weight = l->weight,
                                        .centered = run->options.center && l->bias != NULL};
     }
     st = run->method->factorise(&run->options, moment, wanted, count, outcome);
@@ -112,8 +115,9 @@ static mp_status merge_nodes(const mp_comm *comm, float *values, int64_t count)
     for (int64_t i = 0; i < count; i += PIECE) {
         int n = (int)(count - i < PIECE ? count - i : PIECE);
 
-        MP_TRY(mp_mpi_check(MPI_Allreduce(MPI_IN_PLACE, values + i, n, MPI_FLOAT, MPI_SUM, comm->leaders),
-                            "gathering factors"));
+        MP_TRY(mp_mpi_check(
+            MPI_Allreduce(MPI_IN_PLACE, values + i, n, MPI_FLOAT, MPI_SUM, comm->leaders),
+            "gathering factors"));
         mp_comm_count_bytes((int64_t)n * (int64_t)sizeof *values);
     }
     return MP_OK;
@@ -194,7 +198,8 @@ static mp_status correct_bias(const mp_runner *run, const mp_problem *p, int par
 
         bias[i] = l->bias[i] + (float)shift[i];
         mp_round_f32(l->bias_dtype, &bias[i], 1);
-        missed = shift[i] - ((double)bias[i] - (double)l->bias[i]); /* what the dtype does not hold */
+        missed =
+            shift[i] - ((double)bias[i] - (double)l->bias[i]); /* what the dtype does not hold */
         *mended += c->weight * (shift[i] * shift[i] - missed * missed);
     }
     if (mp_first_nonfinite(bias, l->d_out) >= 0)
@@ -228,7 +233,8 @@ mp_status lowrank_share_spectra(mp_runner *run, int state, const mp_moment *mome
 
     for (int i = s->first_linear; i < s->first_linear + s->linear_count; i++)
         if (!item->skip[i])
-            MP_TRY(share_spectrum(run, moment, &factors[i], &run->block->linears[i], item->spectra[i]));
+            MP_TRY(share_spectrum(run, moment, &factors[i], &run->block->linears[i],
+                                  item->spectra[i]));
     return MP_OK;
 }
 
@@ -248,8 +254,8 @@ static mp_status share_kept(const mp_runner *run, const mp_moment *moment, const
 }
 
 /* mended: [parts] energy of the differences that a corrected bias makes up for. */
-static mp_status publish_all(mp_runner *run, const mp_problem *p, const int *linear, mp_factors *factors,
-                             mp_linear_result *results, double *mended)
+static mp_status publish_all(mp_runner *run, const mp_problem *p, const int *linear,
+                             mp_factors *factors, mp_linear_result *results, double *mended)
 {
     for (int i = 0; i < p->parts; i++) {
         mp_linear *l = &run->block->linears[linear[i]];
@@ -265,11 +271,13 @@ static mp_status publish_all(mp_runner *run, const mp_problem *p, const int *lin
     return MP_OK;
 }
 
-mp_status lowrank_publish(mp_runner *run, int state, const mp_moment *moment, const mp_outcome *outcome,
-                          const int *skip, mp_factors *factors, mp_linear_result *results)
+mp_status lowrank_publish(mp_runner *run, int state, const mp_moment *moment,
+                          const mp_outcome *outcome, const int *skip, mp_factors *factors,
+                          mp_linear_result *results)
 {
     double mark = mp_seconds(), n = (double)run->arch->states[state].width, rows;
-    double energy[MP_MAX_LINEARS] = {0.0}, loss[MP_MAX_LINEARS] = {0.0}, mended[MP_MAX_LINEARS] = {0.0};
+    double energy[MP_MAX_LINEARS] = {0.0}, loss[MP_MAX_LINEARS] = {0.0},
+           mended[MP_MAX_LINEARS] = {0.0};
     int linear[MP_MAX_LINEARS];
     mp_problem p;
     mp_status st;

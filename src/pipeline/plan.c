@@ -18,8 +18,10 @@ mp_plan_task mp_plan_cholesky(int64_t n)
 {
     double order = (double)n;
 
-    return (mp_plan_task){.order = n, .work = order * order * order / 3.0,
-                          .messages = 4.0 * order / 128.0, .exact = 1};
+    return (mp_plan_task){.order = n,
+                          .work = order * order * order / 3.0,
+                          .messages = 4.0 * order / 128.0,
+                          .exact = 1};
 }
 
 void mp_plan_add_lowrank(mp_plan_task *task, int64_t d_out, int64_t d_in, int64_t rank)
@@ -72,8 +74,8 @@ static double schedule_in_turn(const mp_plan_task *tasks, int count, int ranks, 
 }
 
 /* One rank each, the longest first, each to the rank that is free first. */
-static double schedule_on_single_ranks(const mp_plan_task *tasks, int count, int ranks, mp_grid *grids,
-                                       double *busy)
+static double schedule_on_single_ranks(const mp_plan_task *tasks, int count, int ranks,
+                                       mp_grid *grids, double *busy)
 {
     double longest = 0.0;
 
@@ -167,7 +169,8 @@ mp_status mp_plan_batch(const mp_comm *comm, const mp_arch *arch, int64_t most, 
     double weights = 4.0 * (double)mp_arch_block_parameters(arch), block;
     int64_t wanted = (4 * comm->size + arch->n_states - 1) / arch->n_states; /* four tasks a rank */
 
-    block = weights + 2.0 * weights * node_share; /* the factors stand in double until all are found */
+    block =
+        weights + 2.0 * weights * node_share; /* the factors stand in double until all are found */
     for (int s = 0; s < arch->n_states; s++)
         block += 8.0 * (double)arch->states[s].width * (double)arch->states[s].width * node_share;
     fits = floor(fmin(0.5 * free_bytes() / block, mp_shared_room(comm) / weights));

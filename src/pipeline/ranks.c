@@ -18,19 +18,23 @@ static mp_status read_choices(run *r)
     o->alpha = job->alpha;
     o->scale_by_max = strcmp(job->asvd_scale, "abs_max") == 0;
     if (!o->scale_by_max && strcmp(job->asvd_scale, "abs_mean") != 0)
-        return mp_fail(MP_ERR_ARG, "--asvd-scale %s: expected abs_mean or abs_max", job->asvd_scale);
+        return mp_fail(MP_ERR_ARG, "--asvd-scale %s: expected abs_mean or abs_max",
+                       job->asvd_scale);
     o->whiten = strcmp(job->svd, "cholesky") == 0;
     if (!o->whiten && strcmp(job->svd, "gram") != 0)
         return mp_fail(MP_ERR_ARG, "--svd %s: expected gram or cholesky", job->svd);
     if (o->whiten && !r->runner.method->centers)
-        return mp_fail(MP_ERR_ARG, "--svd cholesky: whitening by the Hessian is asvd+, not %s", job->method);
+        return mp_fail(MP_ERR_ARG, "--svd cholesky: whitening by the Hessian is asvd+, not %s",
+                       job->method);
     o->center = job->center;
     if (job->center && !r->runner.method->centers)
-        return mp_fail(MP_ERR_ARG, "--center: centring is not defined for %s, expected --method asvd+",
+        return mp_fail(MP_ERR_ARG,
+                       "--center: centring is not defined for %s, expected --method asvd+",
                        job->method);
     MP_TRY(mp_rank_policy_parse(job->rank_policy, &r->policy));
     if (job->center && r->policy == MP_RANKS_SENSITIVITY)
-        return mp_fail(MP_ERR_ARG, "--center: the bias then belongs to one rank, and a search by sensitivity "
+        return mp_fail(MP_ERR_ARG,
+                       "--center: the bias then belongs to one rank, and a search by sensitivity "
                        "cuts factors; expected --rank-policy uniform or spectrum");
     return MP_OK;
 }
@@ -43,8 +47,10 @@ static mp_status check_is_dense(const run *r, int64_t block, int i)
     snprintf(suffix, sizeof suffix, "%s.A", r->arch.linears[i].name);
     mp_arch_tensor_name(block, suffix, name);
     if (mp_source_find(r->source, name) < 0) return MP_OK;
-    return mp_fail(MP_ERR_FORMAT, "%s: tensor \"%s\": the linear map is factored already, expected a dense "
-                   "one (--skip leaves it as it is)", r->source->path, name);
+    return mp_fail(MP_ERR_FORMAT,
+                   "%s: tensor \"%s\": the linear map is factored already, expected a dense "
+                   "one (--skip leaves it as it is)",
+                   r->source->path, name);
 }
 
 static int has_bias(const run *r)
@@ -122,9 +128,12 @@ mp_status search_blocks(run *r, int64_t b, int count, const int64_t *ranks, doub
         mp_block_prefetch(&r->arch, r->comm, r->source, b + k + 1);
         selection_of_block(&r->selected, &r->arch, b + k, skip[k]);
         for (int i = 0; i < n; i++) skip[k][i] |= ranks[i] == 0;
-        items[k] = (mp_batch_item){.block = r->runner.blocks[k], .skip = skip[k], .ranks = ranks,
+        items[k] = (mp_batch_item){.block = r->runner.blocks[k],
+                                   .skip = skip[k],
+                                   .ranks = ranks,
                                    .spectra = spectra != NULL ? spectra + k * n : NULL,
-                                   .is_last = b + k + 1 == r->arch.n_blocks, .results = results + k * n};
+                                   .is_last = b + k + 1 == r->arch.n_blocks,
+                                   .results = results + k * n};
     }
     mp_clock_lap(&r->runner.clock, MP_PHASE_READ, 0.0, &mark);
     r->runner.spectra_only = spectra != NULL;
@@ -190,8 +199,8 @@ mp_status ranks_search(run *r)
     MP_GO(st);
     for (int64_t i = 0; i < s.count; i++) r->ranks[s.place[i]] = s.items[i].rank;
     mp_budget_totals(s.items, s.count, &stored, &dense);
-    mp_log(MP_LOG_INFO, "ranks by %s: %.4f of the parameters of %lld linear maps", r->job->rank_policy,
-           (double)stored / (double)dense, (long long)s.count);
+    mp_log(MP_LOG_INFO, "ranks by %s: %.4f of the parameters of %lld linear maps",
+           r->job->rank_policy, (double)stored / (double)dense, (long long)s.count);
     MP_GO(run_embed(r));
     if (r->runner.block == NULL) st = mp_runner_open(&r->runner);
 out:

@@ -6,8 +6,9 @@
 #include "run.h"
 
 typedef struct rank_search {
-    mp_budget_item *items; /* [count] the linear maps that are not skipped, in the order of the blocks, */
-    int64_t *place;        /* [count] and where they stand in run.ranks */
+    mp_budget_item
+        *items;     /* [count] the linear maps that are not skipped, in the order of the blocks, */
+    int64_t *place; /* [count] and where they stand in run.ranks */
     int64_t count;
     double **spectra; /* [n_blocks][n_linears], owned; NULL unless they are looked at */
 } rank_search;

@@ -38,13 +38,15 @@ static mp_status table_open(const run *r, const rank_search *s, table *t)
             int64_t rank = mp_rank_of_ratio(s->items[i].d_out, s->items[i].d_in, ratios[k]);
 
             if (rank < 1) continue;
-            t->candidates[t->count] = (mp_candidate){.block = s->place[i] / r->arch.n_linears,
-                                                     .linear = (int)(s->place[i] % r->arch.n_linears),
-                                                     .rank = rank};
+            t->candidates[t->count] =
+                (mp_candidate){.block = s->place[i] / r->arch.n_linears,
+                               .linear = (int)(s->place[i] % r->arch.n_linears),
+                               .rank = rank};
             t->trials[t->count++] = (mp_budget_trial){.item = i, .ratio = ratios[k], .rank = rank};
         }
     if (t->count > 0) return MP_OK;
-    return mp_fail(MP_ERR_ARG, "--rank-policy sensitivity: none of %lld linear maps can be factored",
+    return mp_fail(MP_ERR_ARG,
+                   "--rank-policy sensitivity: none of %lld linear maps can be factored",
                    (long long)s->count);
 }
 
@@ -68,12 +70,14 @@ mp_status sensitivity_afford(const run *r)
     MP_GO(search_open(r, &s));
     MP_GO(table_open(r, &s, &t));
     flop = mp_sensitivity_flop(&r->arch, windows.count, windows.seqlen, t.candidates, t.count);
-    mp_log(MP_LOG_INFO, "search by sensitivity: %lld candidates on %lld windows of %lld tokens, %.3g flop",
+    mp_log(MP_LOG_INFO,
+           "search by sensitivity: %lld candidates on %lld windows of %lld tokens, %.3g flop",
            (long long)t.count, (long long)windows.count, (long long)windows.seqlen, flop);
     if (!(flop <= r->job->max_search_flop))
-        st = mp_fail(MP_ERR_ARG, "--rank-policy sensitivity takes %.3g flop, expected at most the %g of "
-                     "--max-search-flop (--rank-policy spectrum needs no search)", flop,
-                     r->job->max_search_flop);
+        st = mp_fail(MP_ERR_ARG,
+                     "--rank-policy sensitivity takes %.3g flop, expected at most the %g of "
+                     "--max-search-flop (--rank-policy spectrum needs no search)",
+                     flop, r->job->max_search_flop);
 out:
     table_close(&t);
     search_close(r, &s);
@@ -104,7 +108,8 @@ static mp_status make_factors(run *r, const table *t, const char *dir, mp_source
     mp_checkpoint *checkpoint = NULL;
     mp_status st;
 
-    MP_GO(mp_checkpoint_create(r->comm, dir, r->assets, &r->arch, r->source, record, 0, &checkpoint));
+    MP_GO(
+        mp_checkpoint_create(r->comm, dir, r->assets, &r->arch, r->source, record, 0, &checkpoint));
     MP_GO(write_factors(r, t, checkpoint));
     MP_GO(mp_comm_agree(r->comm, mp_checkpoint_open(dir, factors)));
 out:
@@ -125,7 +130,8 @@ static size_t bytes_to_use(const run *r)
 {
     const mp_hidden *h = r->runner.hidden;
     size_t had = (size_t)(h->rounds * h->n_tokens * h->width) * sizeof *h->states;
-    size_t least = LEAST_BYTES / (size_t)((r->comm->size + r->comm->node_count - 1) / r->comm->node_count);
+    size_t least =
+        LEAST_BYTES / (size_t)((r->comm->size + r->comm->node_count - 1) / r->comm->node_count);
 
     return had > least ? had : least;
 }
@@ -139,7 +145,8 @@ static mp_status measure(run *r, const mp_source *factors, table *t)
     mp_runner_close(&r->runner);
     mp_hidden_free(r->runner.hidden);
     r->runner.hidden = NULL;
-    MP_TRY(mp_sensitivity(r->comm, &r->arch, r->source, factors, &windows, bytes, t->candidates, t->count));
+    MP_TRY(mp_sensitivity(r->comm, &r->arch, r->source, factors, &windows, bytes, t->candidates,
+                          t->count));
     for (int64_t i = 0; i < t->count; i++) t->trials[i].nll = t->candidates[i].nll;
     mp_clock_lap(&r->runner.clock, MP_PHASE_EVAL, 0.0, &mark);
     return MP_OK;
@@ -178,8 +185,8 @@ mp_status by_sensitivity(run *r, rank_search *s)
     MP_GO(remove_factors(r, dir)); /* of a run that was killed */
     MP_GO(make_factors(r, &t, dir, &factors));
     MP_GO(measure(r, factors, &t));
-    MP_GO(mp_comm_agree(r->comm, mp_budget_by_sensitivity(s->items, s->count, t.trials, t.count,
-                                                          r->job->ratio)));
+    MP_GO(mp_comm_agree(
+        r->comm, mp_budget_by_sensitivity(s->items, s->count, t.trials, t.count, r->job->ratio)));
     r->sensitivity = table_json(r, &t);
 out:
     mp_source_close(&factors);

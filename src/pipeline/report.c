@@ -12,7 +12,8 @@
 
 /* What the paper's own tables say ("Beyond Fixed-Length Calibration", EMNLP Findings 2025, table 5). */
 static const char state_ratio_warning[] =
-    "--state-ratio below 1 made low-rank factors clearly worse in the paper that proposes it (Llama-2-7B, "
+    "--state-ratio below 1 made low-rank factors clearly worse in the paper that proposes it "
+    "(Llama-2-7B, "
     "asvd+ 0.8: perplexity 7.67 with all tokens, 8.69 with an eighth)";
 
 static const double gib = 1024.0 * 1024.0 * 1024.0;
@@ -74,7 +75,8 @@ mp_status report_start(const run *r)
     if (r->job->calib != NULL)
         mp_log(MP_LOG_INFO, "calibration: %lld windows of %lld tokens from %s",
                (long long)r->calibration.count, (long long)r->calibration.seqlen, r->job->calib);
-    mp_log(MP_LOG_INFO, "GEMM rate of all %d ranks: %.0f Gflop/s (fp32); percentages are shares of it",
+    mp_log(MP_LOG_INFO,
+           "GEMM rate of all %d ranks: %.0f Gflop/s (fp32); percentages are shares of it",
            r->comm->size, 1e-9 * r->gemm_flops);
     return log_event(r, "start",
                      json_pack("{s:i, s:i, s:f}", "ranks", r->comm->size, "nodes",
@@ -134,20 +136,23 @@ static json_t *block_figures(const run *r, int64_t first, int count, double seco
     for (int i = 0; i < MP_PHASE_COUNT; i++)
         if (s->max[i] > 0.0)
             json_object_set_new(phases, mp_phase_name((mp_phase)i),
-                                json_pack("{s:f, s:f, s:o}", "seconds", s->max[i], "least", s->min[i],
-                                          "share", real_or_null(share_of_gemm(r, s, (mp_phase)i))));
+                                json_pack("{s:f, s:f, s:o}", "seconds", s->max[i], "least",
+                                          s->min[i], "share",
+                                          real_or_null(share_of_gemm(r, s, (mp_phase)i))));
     for (int64_t b = first; b < first + count; b++) {
         const mp_linear_result *results = r->results + b * r->arch.n_linears;
         json_t *errors = json_object();
 
         for (int i = 0; i < r->arch.n_linears; i++)
-            json_object_set_new(errors, r->arch.linears[i].name, real_or_null(results[i].rel_error));
-        json_array_append_new(blocks, json_pack("{s:I, s:o, s:o}", "block", (json_int_t)b, "rel_error",
-                                                errors, "groups", groups_json(r, results)));
+            json_object_set_new(errors, r->arch.linears[i].name,
+                                real_or_null(results[i].rel_error));
+        json_array_append_new(blocks,
+                              json_pack("{s:I, s:o, s:o}", "block", (json_int_t)b, "rel_error",
+                                        errors, "groups", groups_json(r, results)));
     }
-    return json_pack("{s:I, s:f, s:o, s:o, s:o, s:I}", "block", (json_int_t)(first + count - 1), "wall_s",
-                     seconds, "phases", phases, "blocks", blocks, "idle_s", idle, "node_peak_bytes",
-                     (json_int_t)node_bytes);
+    return json_pack("{s:I, s:f, s:o, s:o, s:o, s:I}", "block", (json_int_t)(first + count - 1),
+                     "wall_s", seconds, "phases", phases, "blocks", blocks, "idle_s", idle,
+                     "node_peak_bytes", (json_int_t)node_bytes);
 }
 
 /* The mean relative error of the blocks' compressed linear maps; NaN without any. */
@@ -194,8 +199,7 @@ static void say_groups(const run *r, int64_t block)
     const char *state;
     size_t used = 0;
 
-    json_object_foreach(groups, state, range)
-    {
+    json_object_foreach (groups, state, range) {
         int first = (int)json_integer_value(json_array_get(range, 0));
         int count = (int)json_integer_value(json_array_get(range, 1));
 
@@ -213,8 +217,8 @@ static void say_blocks(const run *r, int64_t first, int count, double seconds,
     char text[512], which[64], took[32], left[32], error[32] = "";
     double blocks = (double)r->arch.n_blocks, done = (double)(first + count);
 
-    snprintf(which, sizeof which, count > 1 ? "blocks %lld-%lld" : "block %lld", (long long)first + 1,
-             (long long)first + count);
+    snprintf(which, sizeof which, count > 1 ? "blocks %lld-%lld" : "block %lld",
+             (long long)first + 1, (long long)first + count);
     if (isfinite(mean_error(r, first, count)))
         snprintf(error, sizeof error, "error %.4f, ", mean_error(r, first, count));
     phases_text(r, s, text);
@@ -240,7 +244,8 @@ mp_status report_blocks(run *r, int64_t first, int count, double seconds)
     else
         say_blocks(r, first, count, seconds, &s, node_bytes);
     idle = idle_json(r->comm, delta.seconds[MP_PHASE_IDLE]);
-    return log_event(r, "block_done", block_figures(r, first, count, seconds, &s, idle, node_bytes));
+    return log_event(r, "block_done",
+                     block_figures(r, first, count, seconds, &s, idle, node_bytes));
 }
 
 static json_t *linears_json(const run *r)
@@ -254,16 +259,15 @@ static json_t *linears_json(const run *r)
 
             if (!result->compressed) continue;
             json_array_append_new(
-                all, json_pack("{s:I, s:s, s:I, s:I, s:o, s:o, s:I, s:I, s:f, s:I, s:o, s:I}", "block",
-                               (json_int_t)b, "name", row->name, "d_out", (json_int_t)row->d_out,
-                               "d_in", (json_int_t)row->d_in, "rel_error",
-                               real_or_null(result->rel_error), "damping",
-                               real_or_null(result->outcome.damping), "retries",
-                               (json_int_t)result->outcome.retries, "dead",
-                               (json_int_t)result->outcome.dead, "sparsity", result->sparsity, "rank",
-                               (json_int_t)result->rank, "kept", real_or_null(result->kept),
-                               "parameters",
-                               (json_int_t)mp_linear_parameters(row->d_out, row->d_in, result->rank)));
+                all, json_pack(
+                         "{s:I, s:s, s:I, s:I, s:o, s:o, s:I, s:I, s:f, s:I, s:o, s:I}", "block",
+                         (json_int_t)b, "name", row->name, "d_out", (json_int_t)row->d_out, "d_in",
+                         (json_int_t)row->d_in, "rel_error", real_or_null(result->rel_error),
+                         "damping", real_or_null(result->outcome.damping), "retries",
+                         (json_int_t)result->outcome.retries, "dead",
+                         (json_int_t)result->outcome.dead, "sparsity", result->sparsity, "rank",
+                         (json_int_t)result->rank, "kept", real_or_null(result->kept), "parameters",
+                         (json_int_t)mp_linear_parameters(row->d_out, row->d_in, result->rank)));
         }
     return all;
 }
@@ -277,8 +281,8 @@ static json_t *parameters_json(const run *r)
         for (int i = 0; i < r->arch.n_linears; i++)
             stored += mp_linear_parameters(r->arch.linears[i].d_out, r->arch.linears[i].d_in,
                                            r->results[b * r->arch.n_linears + i].rank);
-    return json_pack("{s:I, s:I, s:f}", "stored", (json_int_t)stored, "dense", (json_int_t)dense, "ratio",
-                     (double)stored / (double)dense);
+    return json_pack("{s:I, s:I, s:f}", "stored", (json_int_t)stored, "dense", (json_int_t)dense,
+                     "ratio", (double)stored / (double)dense);
 }
 
 static json_t *phases_json(const mp_clock_summary *s)
@@ -286,9 +290,9 @@ static json_t *phases_json(const mp_clock_summary *s)
     json_t *phases = json_object();
 
     for (int i = 0; i < MP_PHASE_COUNT; i++)
-        json_object_set_new(phases, mp_phase_name((mp_phase)i),
-                            json_pack("{s:f, s:f, s:f}", "min", s->min[i], "mean", s->mean[i], "max",
-                                      s->max[i]));
+        json_object_set_new(
+            phases, mp_phase_name((mp_phase)i),
+            json_pack("{s:f, s:f, s:f}", "min", s->min[i], "mean", s->mean[i], "max", s->max[i]));
     return phases;
 }
 
@@ -299,8 +303,9 @@ static json_t *calibration_json(const run *r)
     if (r->job->calib == NULL) return json_null();
     snprintf(crc, sizeof crc, "%08x", mp_windows_crc32c(&r->calibration));
     return json_pack("{s:s, s:I, s:I, s:I, s:s, s:s}", "source", r->job->calib, "seed",
-                     (json_int_t)r->job->seed, "windows", (json_int_t)r->calibration.count, "seqlen",
-                     (json_int_t)r->calibration.seqlen, "bos", r->job->bos, "crc32c", crc);
+                     (json_int_t)r->job->seed, "windows", (json_int_t)r->calibration.count,
+                     "seqlen", (json_int_t)r->calibration.seqlen, "bos", r->job->bos, "crc32c",
+                     crc);
 }
 
 static json_t *perplexity_of(const mp_perplexity_result *result)
@@ -320,8 +325,9 @@ static mp_status write_report(const run *r, const mp_clock_summary *s, int64_t m
                                   perplexity_of(&r->after)));
     json_object_set_new(report, "linears", linears_json(r));
     json_object_set_new(report, "parameters", parameters_json(r));
-    json_object_set_new(report, "bytes", json_pack("{s:I, s:I}", "stored", (json_int_t)r->size.stored,
-                                                   "dense", (json_int_t)r->size.dense));
+    json_object_set_new(report, "bytes",
+                        json_pack("{s:I, s:I}", "stored", (json_int_t)r->size.stored, "dense",
+                                  (json_int_t)r->size.dense));
     json_object_set_new(report, "warnings",
                         r->ranks != NULL && r->job->state_ratio < 1.0
                             ? json_pack("[s]", state_ratio_warning)
@@ -365,13 +371,15 @@ mp_status report_finish(const run *r)
                r->before.perplexity, r->after.perplexity, (long long)r->evaluation.count,
                (long long)r->evaluation.seqlen);
     if (r->ranks != NULL)
-        mp_log(MP_LOG_INFO, "factored %.1f MB, for transformers with trust_remote_code; dense %.1f MB",
+        mp_log(MP_LOG_INFO,
+               "factored %.1f MB, for transformers with trust_remote_code; dense %.1f MB",
                1e-6 * (double)r->size.stored, 1e-6 * (double)r->size.dense);
     mp_log(MP_LOG_INFO, "%s: done in %s, peak %.1f GiB on all ranks%s", r->job->out,
            mp_duration(mp_seconds() - r->started, took), (double)peak / gib,
            r->job->no_export ? "" : ", Hugging Face directory in hf/");
     return log_event(r, "finished",
-                     json_pack("{s:o, s:o, s:I, s:I}", "perplexity_before", perplexity_of(&r->before),
-                               "perplexity_after", perplexity_of(&r->after), "bytes_moved",
-                               (json_int_t)moved, "peak_bytes", (json_int_t)peak));
+                     json_pack("{s:o, s:o, s:I, s:I}", "perplexity_before",
+                               perplexity_of(&r->before), "perplexity_after",
+                               perplexity_of(&r->after), "bytes_moved", (json_int_t)moved,
+                               "peak_bytes", (json_int_t)peak));
 }

@@ -24,8 +24,8 @@ typedef struct run {
     const mp_comm *comm;
     const mp_job *job;
     mp_arch arch;
-    mp_source *source;  /* of the dense model */
-    char *assets;       /* where its config and tokenizer are */
+    mp_source *source; /* of the dense model */
+    char *assets;      /* where its config and tokenizer are */
     char identity[16];
     selection selected;
     int64_t wanted; /* linear maps that --skip and --blocks leave to compress */
@@ -37,9 +37,10 @@ typedef struct run {
     mp_checkpoint *checkpoint;
     mp_linear_result *results; /* [n_blocks][n_linears] */
     mp_rank_policy policy;
-    int64_t *ranks; /* [n_blocks][n_linears] where the method factors, 0: dense; NULL for other methods */
+    int64_t *
+        ranks; /* [n_blocks][n_linears] where the method factors, 0: dense; NULL for other methods */
     json_t *sensitivity; /* for the report, where a search has measured it; else NULL; owned */
-    char *log_path;            /* OUT/log.jsonl */
+    char *log_path;      /* OUT/log.jsonl */
     double started, gemm_flops; /* seconds; single-precision rate of all ranks together */
     mp_clock clock_before;      /* at the end of the last block */
 } run;
@@ -77,7 +78,8 @@ mp_status run_keep_windows(const run *r);
 mp_status run_embed(run *r);
 
 /* block_write.c: this rank's rows of every tensor of the loaded block.  Collective; agreed. */
-mp_status run_write_block(run *r, mp_checkpoint *to, int64_t block, const mp_linear_result *results);
+mp_status run_write_block(run *r, mp_checkpoint *to, int64_t block,
+                          const mp_linear_result *results);
 
 /* report.c: what to tell.  Those that gather figures are collective; rank 0 writes. */
 mp_status report_start(const run *r);

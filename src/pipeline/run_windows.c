@@ -7,11 +7,16 @@
 #include "mpress/memory.h"
 
 static mp_status draw(const run *r, const char *path, int64_t count, int64_t seqlen,
-                      mp_status (*from)(const mp_corpus_request *, mp_windows *), mp_windows *windows)
+                      mp_status (*from)(const mp_corpus_request *, mp_windows *),
+                      mp_windows *windows)
 {
-    mp_corpus_request request = {.path = path, .model = r->assets, .nsamples = count,
-                                 .seqlen = seqlen, .vocabulary = r->arch.vocabulary,
-                                 .seed = (uint64_t)r->job->seed, .bos = r->bos};
+    mp_corpus_request request = {.path = path,
+                                 .model = r->assets,
+                                 .nsamples = count,
+                                 .seqlen = seqlen,
+                                 .vocabulary = r->arch.vocabulary,
+                                 .seed = (uint64_t)r->job->seed,
+                                 .bos = r->bos};
 
     return mp_draw_windows(r->comm, &request, from, r->arch.max_positions, windows);
 }
@@ -20,8 +25,10 @@ static mp_status draw(const run *r, const char *path, int64_t count, int64_t seq
 static void record_windows(const run *r)
 {
     if (r->job->calib != NULL) {
-        json_object_set_new(r->job->options, "nsamples", json_integer((json_int_t)r->calibration.count));
-        json_object_set_new(r->job->options, "seqlen", json_integer((json_int_t)r->calibration.seqlen));
+        json_object_set_new(r->job->options, "nsamples",
+                            json_integer((json_int_t)r->calibration.count));
+        json_object_set_new(r->job->options, "seqlen",
+                            json_integer((json_int_t)r->calibration.seqlen));
     }
     if (r->job->eval != NULL)
         json_object_set_new(r->job->options, "eval-seqlen",
@@ -65,8 +72,8 @@ mp_status run_embed(run *r)
 
     if (r->job->calib == NULL) return MP_OK;
     if (r->runner.hidden == NULL)
-        MP_TRY(mp_hidden_create(r->comm, r->calibration.count, r->calibration.seqlen, r->arch.d_model,
-                                &r->runner.hidden));
+        MP_TRY(mp_hidden_create(r->comm, r->calibration.count, r->calibration.seqlen,
+                                r->arch.d_model, &r->runner.hidden));
     st = mp_hidden_embed(r->comm, r->source, r->calibration.tokens, r->runner.hidden);
     mp_clock_lap(&r->runner.clock, MP_PHASE_EMBED, 0.0, &mark);
     return st;

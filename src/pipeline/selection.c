@@ -16,7 +16,8 @@ static mp_status parse_blocks(selection *s, const char *text, int64_t n_blocks)
     if (colon == NULL || (first[0] != '\0' && mp_parse_int(first, &s->first_block) != 0) ||
         (colon[1] != '\0' && mp_parse_int(colon + 1, &s->end_block) != 0) || s->first_block < 0 ||
         s->end_block > n_blocks || s->first_block >= s->end_block)
-        return mp_fail(MP_ERR_ARG, "--blocks %s: expected A:B with 0 <= A < B <= %lld (blocks A to B - 1)",
+        return mp_fail(MP_ERR_ARG,
+                       "--blocks %s: expected A:B with 0 <= A < B <= %lld (blocks A to B - 1)",
                        text, (long long)n_blocks);
     return MP_OK;
 }
@@ -56,8 +57,10 @@ mp_status selection_check(const selection *s, const mp_job *job, const mp_arch *
             mp_arch_tensor_name(b, arch->linears[i].name, name);
             if (regexec(&s->pattern, name, 0, NULL, 0) == 0) return MP_OK;
         }
-    return mp_fail(MP_ERR_ARG, "--skip %s: matches no linear map, expected part of a name such as "
-                   "model.layers.%lld.%s", job->skip, (long long)s->first_block, arch->linears[0].name);
+    return mp_fail(MP_ERR_ARG,
+                   "--skip %s: matches no linear map, expected part of a name such as "
+                   "model.layers.%lld.%s",
+                   job->skip, (long long)s->first_block, arch->linears[0].name);
 }
 
 int selection_of_block(const selection *s, const mp_arch *arch, int64_t block, int *skip)

@@ -12,8 +12,8 @@ void mp_runner_rows(const mp_runner *runner, int linear, int64_t *begin, int64_t
              begin, end);
 }
 
-static mp_status problem_open(const mp_runner *run, int state, const mp_moment *moment, const int *skip,
-                              mp_problem *p, int *linear)
+static mp_status problem_open(const mp_runner *run, int state, const mp_moment *moment,
+                              const int *skip, mp_problem *p, int *linear)
 {
     const mp_state *s = &run->arch->states[state];
     int64_t tile = run->options.blocksize;
@@ -76,11 +76,10 @@ static mp_status round_weights(const mp_runner *run, const int *linear, mp_probl
 
 #pragma omp parallel for reduction(& : finite)
         for (int64_t row = 0; row < p->part[i].rows; row += MP_STRIP)
-            finite &= round_strip(run->block->linears[linear[i]].dtype,
-                                  solve_node_row(run, p, i, linear[i], row),
-                                  solve_rows_of_strip(&p->part[i], row), p->n,
-                                  mp_problem_strip(p, p->weight, i, row),
-                                  mp_problem_strip(p, p->difference, i, row));
+            finite &= round_strip(
+                run->block->linears[linear[i]].dtype, solve_node_row(run, p, i, linear[i], row),
+                solve_rows_of_strip(&p->part[i], row), p->n, mp_problem_strip(p, p->weight, i, row),
+                mp_problem_strip(p, p->difference, i, row));
         if (!finite)
             return mp_fail(MP_ERR_NUMERIC, "%s: a compressed weight is not finite in %s",
                            p->part[i].name, mp_dtype_name(run->block->linears[linear[i]].dtype));
@@ -97,8 +96,9 @@ static mp_status publish(const mp_runner *run, const int *linear, const mp_probl
     for (int i = 0; i < p->parts; i++) {
 #pragma omp parallel for
         for (int64_t row = 0; row < p->part[i].rows; row += MP_STRIP)
-            mp_strip_to_rows(mp_problem_strip(p, p->weight, i, row), solve_rows_of_strip(&p->part[i], row),
-                             p->n, solve_node_row(run, p, i, linear[i], row));
+            mp_strip_to_rows(mp_problem_strip(p, p->weight, i, row),
+                             solve_rows_of_strip(&p->part[i], row), p->n,
+                             solve_node_row(run, p, i, linear[i], row));
     }
     MP_TRY(mp_shared_fence(comm, run->block->memory));
     for (int i = 0; i < p->parts && comm->leaders != MPI_COMM_NULL && comm->node_count > 1; i++)
@@ -151,7 +151,9 @@ static mp_status measure(mp_runner *run, const mp_outcome *outcome, const mp_pro
             .compressed = 1,
             .kept = NAN,
             .sparsity = sparsity[i],
-            .rel_error = p->moment == NULL ? NAN : energy[i] > 0.0 ? loss[i] / energy[i] : 0.0,
+            .rel_error = p->moment == NULL ? NAN
+                         : energy[i] > 0.0 ? loss[i] / energy[i]
+                                           : 0.0,
             .outcome = *outcome,
             .tokens = p->moment != NULL ? p->moment->tokens : 0,
         };

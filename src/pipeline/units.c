@@ -51,19 +51,21 @@ static void warn_of_outcome(const mp_runner *run, const unit *u)
     long long block = (long long)u->item->block->index;
 
     if (u->outcome.retries > 0 && isfinite(u->outcome.damping))
-        mp_log(MP_LOG_WARNING, "block %lld, %s: damping raised to %g after %lld failed factorisations",
-               block, name, u->outcome.damping, (long long)u->outcome.retries);
+        mp_log(MP_LOG_WARNING,
+               "block %lld, %s: damping raised to %g after %lld failed factorisations", block, name,
+               u->outcome.damping, (long long)u->outcome.retries);
     if (u->outcome.dead > 0)
-        mp_log(MP_LOG_WARNING, "block %lld, %s: %lld of %lld channels are dead (no token excites them)",
-               block, name, (long long)u->outcome.dead, (long long)run->arch->states[u->state].width);
+        mp_log(MP_LOG_WARNING,
+               "block %lld, %s: %lld of %lld channels are dead (no token excites them)", block,
+               name, (long long)u->outcome.dead, (long long)run->arch->states[u->state].width);
 }
 
 /* All ranks know what happened to a unit; only its grid has seen it. */
 static mp_status share_outcome(const mp_runner *run, unit *u)
 {
-    MP_TRY(mp_mpi_check(MPI_Bcast(&u->outcome, (int)sizeof u->outcome, MPI_BYTE, u->grid.first,
-                                  run->comm->mpi),
-                        "telling the outcome of a factorisation"));
+    MP_TRY(mp_mpi_check(
+        MPI_Bcast(&u->outcome, (int)sizeof u->outcome, MPI_BYTE, u->grid.first, run->comm->mpi),
+        "telling the outcome of a factorisation"));
     warn_of_outcome(run, u);
     return MP_OK;
 }
@@ -156,8 +158,7 @@ static mp_status finish(mp_runner *run, unit *u)
     const mp_batch_item *item = u->item;
 
     enter(run, u);
-    if (run->spectra_only)
-        return lowrank_share_spectra(run, u->state, u->moment, item, u->factors);
+    if (run->spectra_only) return lowrank_share_spectra(run, u->state, u->moment, item, u->factors);
     if (run->method->factorise != NULL)
         MP_TRY(lowrank_publish(run, u->state, u->moment, &u->outcome, item->skip, u->factors,
                                item->results));

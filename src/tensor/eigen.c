@@ -6,10 +6,10 @@
 
 #include <limits.h>
 
-void dsytrd_(const char *, const int *, double *, const int *, double *, double *, double *, double *,
-             const int *, int *);
-void dstedc_(const char *, const int *, double *, double *, double *, const int *, double *, const int *,
-             int *, const int *, int *);
+void dsytrd_(const char *, const int *, double *, const int *, double *, double *, double *,
+             double *, const int *, int *);
+void dstedc_(const char *, const int *, double *, double *, double *, const int *, double *,
+             const int *, int *, const int *, int *);
 void dormtr_(const char *, const char *, const char *, const int *, const int *, const double *,
              const int *, const double *, double *, const int *, double *, const int *, int *);
 
@@ -27,9 +27,9 @@ static mp_status allocate(int n, buffers *b)
     int64_t length = 1 + 4 * (int64_t)n + (int64_t)n * n + (int64_t)PANEL * n;
 
     if (length > INT_MAX)
-        return mp_fail(MP_ERR_NOFIT,
-                       "eigenvectors of order %d do not fit the 32-bit integers of LAPACK: use more ranks",
-                       n);
+        return mp_fail(
+            MP_ERR_NOFIT,
+            "eigenvectors of order %d do not fit the 32-bit integers of LAPACK: use more ranks", n);
     b->length = (int)length;
     b->integers = 3 + 5 * n;
     MP_TRY(MP_NEW_RAW(b->work, length, "workspace of LAPACK"));
@@ -54,11 +54,12 @@ static mp_status solve(int n, int k, double *a, double *values, double *vectors,
 
     dsytrd_("L", &n, a, &n, values, b->off, b->tau, b->work, &b->length, &info);
     lap(&mark, &seconds[0]);
-    dstedc_("I", &n, values, b->off, vectors, &n, b->work, &b->length, b->iwork, &b->integers, &info);
+    dstedc_("I", &n, values, b->off, vectors, &n, b->work, &b->length, b->iwork, &b->integers,
+            &info);
     if (info != 0) return mp_fail(MP_ERR_NUMERIC, "dstedc did not converge (info %d)", info);
     lap(&mark, &seconds[1]);
-    dormtr_("L", "L", "N", &n, &k, a, &n, b->tau, vectors + (int64_t)(n - k) * n, &n, b->work, &b->length,
-            &info);
+    dormtr_("L", "L", "N", &n, &k, a, &n, b->tau, vectors + (int64_t)(n - k) * n, &n, b->work,
+            &b->length, &info);
     lap(&mark, &seconds[2]);
     return MP_OK;
 }

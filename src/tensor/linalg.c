@@ -55,25 +55,26 @@ static mp_status gemm_gate(int64_t m, int64_t n, int64_t k, int64_t lda, int64_t
  * it is the faster of the two (README, "Performance").  It is row-major and counts in 64 bits. */
 #ifdef MPRESS_ONEDNN
 static mp_status sgemm(int trans_a, int trans_b, int64_t m, int64_t n, int64_t k, float alpha,
-                       const float *a, int64_t lda, const float *b, int64_t ldb, float beta, float *c,
-                       int64_t ldc)
+                       const float *a, int64_t lda, const float *b, int64_t ldb, float beta,
+                       float *c, int64_t ldc)
 {
     dnnl_status_t status;
 
     if (m == 0 || n == 0) return MP_OK;
     for (int64_t i = 0; k == 0 && i < m; i++) /* which oneDNN leaves as it is */
-        for (int64_t j = 0; j < n; j++) c[i * ldc + j] = beta == 0.0f ? 0.0f : beta * c[i * ldc + j];
+        for (int64_t j = 0; j < n; j++)
+            c[i * ldc + j] = beta == 0.0f ? 0.0f : beta * c[i * ldc + j];
     if (k == 0) return MP_OK;
-    status = dnnl_sgemm(trans_a ? 'T' : 'N', trans_b ? 'T' : 'N', m, n, k, alpha, a, lda, b, ldb, beta,
-                        c, ldc);
+    status = dnnl_sgemm(trans_a ? 'T' : 'N', trans_b ? 'T' : 'N', m, n, k, alpha, a, lda, b, ldb,
+                        beta, c, ldc);
     if (status == dnnl_success) return MP_OK;
     return mp_fail(MP_ERR_INTERNAL, "oneDNN: a product of %lld x %lld x %lld failed (status %d)",
                    (long long)m, (long long)n, (long long)k, (int)status);
 }
 #else
 static mp_status sgemm(int trans_a, int trans_b, int64_t m, int64_t n, int64_t k, float alpha,
-                       const float *a, int64_t lda, const float *b, int64_t ldb, float beta, float *c,
-                       int64_t ldc)
+                       const float *a, int64_t lda, const float *b, int64_t ldb, float beta,
+                       float *c, int64_t ldc)
 {
     gemm_sizes s;
 
@@ -109,19 +110,21 @@ mp_status mp_sgemm(int trans_a, int trans_b, int64_t m, int64_t n, int64_t k, fl
     for (int64_t tile = 0; tile < tall * pieces(n, width); tile++) {
         int64_t r = m * (tile % tall) / tall, rows = m * (tile % tall + 1) / tall - r;
         int64_t col = tile / tall * width, cols = n - col < width ? n - col : width;
-        mp_status st = sgemm(trans_a, trans_b, rows, cols, k, alpha, a + (trans_a ? r : r * lda), lda,
-                             b + (trans_b ? col * ldb : col), ldb, beta, c + r * ldc + col, ldc);
+        mp_status st =
+            sgemm(trans_a, trans_b, rows, cols, k, alpha, a + (trans_a ? r : r * lda), lda,
+                  b + (trans_b ? col * ldb : col), ldb, beta, c + r * ldc + col, ldc);
 
         if ((int)st > failed) failed = (int)st;
     }
     if (failed == MP_OK) return MP_OK;
-    return mp_fail((mp_status)failed, "a product of %lld x %lld x %lld does not fit the BLAS library",
-                   (long long)m, (long long)n, (long long)k);
+    return mp_fail((mp_status)failed,
+                   "a product of %lld x %lld x %lld does not fit the BLAS library", (long long)m,
+                   (long long)n, (long long)k);
 }
 
 mp_status mp_dgemm(int trans_a, int trans_b, int64_t m, int64_t n, int64_t k, double alpha,
-                   const double *a, int64_t lda, const double *b, int64_t ldb, double beta, double *c,
-                   int64_t ldc)
+                   const double *a, int64_t lda, const double *b, int64_t ldb, double beta,
+                   double *c, int64_t ldc)
 {
     gemm_sizes s;
 
@@ -133,7 +136,8 @@ mp_status mp_dgemm(int trans_a, int trans_b, int64_t m, int64_t n, int64_t k, do
 }
 
 /* A square on the diagonal, without its lower left quarter. */
-static mp_status diagonal_square(int64_t n, int64_t k, const float *a, int64_t lda, float *c, int64_t ldc)
+static mp_status diagonal_square(int64_t n, int64_t k, const float *a, int64_t lda, float *c,
+                                 int64_t ldc)
 {
     int64_t h = n / 2;
 
@@ -164,8 +168,9 @@ mp_status mp_ssyrk(int64_t n, int64_t k, const float *a, int64_t lda, float *c, 
         if ((int)st > failed) failed = (int)st;
     }
     if (failed == MP_OK) return MP_OK;
-    return mp_fail((mp_status)failed, "a product of %lld x %lld x %lld does not fit the BLAS library",
-                   (long long)n, (long long)n, (long long)k);
+    return mp_fail((mp_status)failed,
+                   "a product of %lld x %lld x %lld does not fit the BLAS library", (long long)n,
+                   (long long)n, (long long)k);
 }
 
 mp_status mp_dpotrf(int64_t n, double *a, int64_t lda, int64_t *failed_at)
@@ -191,8 +196,8 @@ mp_status mp_dtrsm_below(int64_t m, int64_t n, const double *l, int64_t ldl, dou
     return MP_OK;
 }
 
-mp_status mp_dupdate_column(int64_t m, int64_t n, int64_t k, const double *a, int64_t lda, double *c,
-                            int64_t ldc)
+mp_status mp_dupdate_column(int64_t m, int64_t n, int64_t k, const double *a, int64_t lda,
+                            double *c, int64_t ldc)
 {
     const double one = 1.0, minus = -1.0;
     gemm_sizes s;
@@ -211,7 +216,8 @@ mp_status mp_dtrtri_upper(int64_t n, double *a, int64_t lda)
     MP_TRY(mp_to_blas_int(n, "order of a matrix", &order));
     MP_TRY(mp_to_blas_int(lda, "a leading dimension", &ld));
     dtrtri_("L", "N", &order, a, &ld, &info); /* row-major upper = column-major lower */
-    if (info != 0) return mp_fail(MP_ERR_NUMERIC, "triangular inverse: zero on the diagonal (%d)", info);
+    if (info != 0)
+        return mp_fail(MP_ERR_NUMERIC, "triangular inverse: zero on the diagonal (%d)", info);
     return MP_OK;
 }
 
@@ -244,7 +250,8 @@ mp_status mp_gemm_rate(int64_t n, int single, double *flops)
             memory[i] = (double)(i % 7) - 3.0;
     }
     for (int i = 0; i < 3; i++) {
-        double rate = single ? product_rate_single(n, (float *)memory) : product_rate_double(n, memory);
+        double rate =
+            single ? product_rate_single(n, (float *)memory) : product_rate_double(n, memory);
 
         if (rate > best) best = rate;
     }

@@ -28,8 +28,8 @@ static mp_status apply_factors(const mp_linear *l, int64_t n_tokens, const float
     mp_status st;
 
     MP_GO(MP_NEW_RAW(latent, n_tokens * l->rank, "latent activations"));
-    MP_GO(mp_sgemm(0, 1, n_tokens, l->rank, l->d_in, 1.0f, x, l->d_in, mp_linear_b(l), l->d_in, 0.0f,
-                   latent, l->rank));
+    MP_GO(mp_sgemm(0, 1, n_tokens, l->rank, l->d_in, 1.0f, x, l->d_in, mp_linear_b(l), l->d_in,
+                   0.0f, latent, l->rank));
     st = mp_sgemm(0, 1, n_tokens, l->d_out, l->rank, 1.0f, latent, l->rank, mp_linear_a(l),
                   l->a_stride, beta, y, l->d_out);
 out:

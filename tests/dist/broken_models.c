@@ -152,8 +152,7 @@ static const char *save_in_two(model *m, const char *scratch)
     const char *name;
     char path[512];
 
-    json_object_foreach(m->header, name, entry)
-    {
+    json_object_foreach (m->header, name, entry) {
         int second;
 
         if (strcmp(name, "__metadata__") == 0) continue;

@@ -76,7 +76,8 @@ static mp_status check_uniform(int64_t d_out, int64_t d_in, double ratio)
     while ((k + 1) * (d_out + d_in) <= room) k++;
     if (ratio < 1.0 && k == 0) {
         MP_EXPECT(mp_rank_of_ratio(d_out, d_in, ratio) == 0);
-        return refused(mp_rank_uniform("mlp.x", d_out, d_in, ratio, &rank), MP_ERR_ARG, "mlp.x: ratio");
+        return refused(mp_rank_uniform("mlp.x", d_out, d_in, ratio, &rank), MP_ERR_ARG,
+                       "mlp.x: ratio");
     }
     if (ratio == 1.0 || k * (d_out + d_in) >= d_out * d_in) k = 0;
     MP_EXPECT(mp_rank_of_ratio(d_out, d_in, ratio) == k);
@@ -92,7 +93,8 @@ static mp_status uniform_ranks_are_the_largest_that_fit(const mp_comm *comm)
         for (int64_t d_in = 1; d_in <= 24; d_in++) {
             for (size_t i = 0; i < sizeof ratios / sizeof ratios[0]; i++)
                 MP_TRY(check_uniform(d_out, d_in, ratios[i]));
-            MP_TRY(check_uniform(d_out, d_in, nextafter(1.0, 0.0))); /* int(d_out d_in ratio) may be all */
+            MP_TRY(check_uniform(d_out, d_in,
+                                 nextafter(1.0, 0.0))); /* int(d_out d_in ratio) may be all */
         }
     return MP_OK;
 }
@@ -131,7 +133,8 @@ static void draw_geometric(mp_mt19937 *rng, instance *in)
         double falls = 0.5 * draw_share(rng), value = 1.0 + draw_share(rng);
 
         for (int k = 0; k < 12; k++, value *= falls) in->spectra[i][k] = value;
-        in->items[i] = (mp_budget_item){.d_out = 12, .d_in = 12, .spectrum = in->spectra[i], .values = 12};
+        in->items[i] =
+            (mp_budget_item){.d_out = 12, .d_in = 12, .spectrum = in->spectra[i], .values = 12};
     }
 }
 
@@ -177,7 +180,8 @@ static void draw_any(mp_mt19937 *rng, instance *in)
         mp_budget_item *item = &in->items[i];
         double value = (double)draw(rng, 0, 40);
 
-        *item = (mp_budget_item){.d_out = draw(rng, 3, MOST_VALUES), .d_in = draw(rng, 3, MOST_VALUES)};
+        *item =
+            (mp_budget_item){.d_out = draw(rng, 3, MOST_VALUES), .d_in = draw(rng, 3, MOST_VALUES)};
         item->values = item->d_out < item->d_in ? item->d_out : item->d_in;
         item->spectrum = in->spectra[i];
         for (int64_t k = 0; k < item->values; k++) {
@@ -214,8 +218,9 @@ static mp_status spectrum_never_exceeds_the_target(const mp_comm *comm)
         mp_budget_totals(in.items, in.count, &stored, &dense);
         MP_EXPECT(stored == stored_by(in.items, in.count) && dense == dense_by(in.items, in.count));
         for (int64_t k = 0; k < in.count; k++) /* 0, or factors that are smaller than the weight */
-            MP_EXPECT(in.items[k].rank >= 0 && in.items[k].rank * (in.items[k].d_out + in.items[k].d_in) <
-                                                   in.items[k].d_out * in.items[k].d_in);
+            MP_EXPECT(in.items[k].rank >= 0 &&
+                      in.items[k].rank * (in.items[k].d_out + in.items[k].d_in) <
+                          in.items[k].d_out * in.items[k].d_in);
     }
     MP_EXPECT(fits > 500);
     draw_any(&rng, &in);
@@ -227,7 +232,10 @@ static mp_status sensitivity_cuts_a_known_order(const mp_comm *comm)
 {
     mp_budget_item items[2] = {{.d_out = 10, .d_in = 10}, {.d_out = 10, .d_in = 30}};
     const mp_budget_trial trials[] = {
-        {0, 0.4, 2, 3.0}, {0, 0.8, 4, 1.0}, {1, 0.4, 3, 2.0}, {1, 0.8, 6, 2.0},
+        {0, 0.4, 2, 3.0},
+        {0, 0.8, 4, 1.0},
+        {1, 0.4, 3, 2.0},
+        {1, 0.8, 6, 2.0},
     };
 
     (void)comm;
@@ -243,8 +251,9 @@ static mp_status sensitivity_cuts_a_known_order(const mp_comm *comm)
     MP_EXPECT(items[0].rank == 4 && items[1].rank == 3);
     MP_TRY(mp_budget_by_sensitivity(items, 2, trials, 4, 0.4));
     MP_EXPECT(items[0].rank == 2 && items[1].rank == 3);
-    return refused(mp_budget_by_sensitivity(items, 2, trials, 4, 0.39), MP_ERR_ARG,
-                   "--ratio 0.39: the lowest ratio that a search by sensitivity can reach is 0.4000");
+    return refused(
+        mp_budget_by_sensitivity(items, 2, trials, 4, 0.39), MP_ERR_ARG,
+        "--ratio 0.39: the lowest ratio that a search by sensitivity can reach is 0.4000");
 }
 
 /* Whether `a` stands before `b` in the order of the cut. */
@@ -257,8 +266,8 @@ static int stands_before(const mp_budget_trial *a, const mp_budget_trial *b)
 }
 
 /* The ranks of a cut by its definition: a trial is accepted where at least `cut` others stand before it. */
-static void apply_cut(mp_budget_item *items, int64_t count, const mp_budget_trial *trials, int64_t n,
-                      int64_t cut)
+static void apply_cut(mp_budget_item *items, int64_t count, const mp_budget_trial *trials,
+                      int64_t n, int64_t cut)
 {
     double lowest[MOST_ITEMS];
 
@@ -348,7 +357,8 @@ const mp_case cases_budget[] = {
     {"spectrum_is_the_best_of_all_choices", spectrum_is_the_best_of_all_choices},
     {"spectrum_never_exceeds_the_target", spectrum_never_exceeds_the_target},
     {"sensitivity_cuts_a_known_order", sensitivity_cuts_a_known_order},
-    {"sensitivity_takes_the_last_cut_within_the_target", sensitivity_takes_the_last_cut_within_the_target},
+    {"sensitivity_takes_the_last_cut_within_the_target",
+     sensitivity_takes_the_last_cut_within_the_target},
     {"a_loss_that_is_no_number_is_refused", a_loss_that_is_no_number_is_refused},
     {NULL, NULL},
 };

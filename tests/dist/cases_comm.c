@@ -10,7 +10,8 @@
 
 static mp_status agree_names_the_lowest_failing_rank(const mp_comm *c)
 {
-    mp_status mine = c->rank >= c->size - 2 ? mp_fail(MP_ERR_IO, "disk of rank %d full", c->rank) : MP_OK;
+    mp_status mine =
+        c->rank >= c->size - 2 ? mp_fail(MP_ERR_IO, "disk of rank %d full", c->rank) : MP_OK;
     mp_status st = mp_comm_agree(c, mine);
     char expected[64];
 
@@ -68,7 +69,8 @@ static mp_status shared_memory_is_seen_by_the_whole_node(const mp_comm *c)
 /* A symmetric positive definite matrix that every rank can write down. */
 static double entry(int64_t i, int64_t j)
 {
-    return (i == j ? 3.0 : 0.0) + cos(0.01 * (double)(i - j)) + 1.0 / (1.0 + (double)(i > j ? i - j : j - i));
+    return (i == j ? 3.0 : 0.0) + cos(0.01 * (double)(i - j)) +
+           1.0 / (1.0 + (double)(i > j ? i - j : j - i));
 }
 
 static int mine(const mp_dmat *m, int64_t i, int64_t j)

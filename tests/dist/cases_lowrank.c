@@ -196,8 +196,8 @@ static mp_status random_layer(int64_t m, int64_t n, int64_t tokens, int64_t rank
     for (int64_t t = 0; t < tokens; t++)
         for (int64_t i = 0; i < n; i++)
             for (int64_t j = 0; j < n; j++)
-                l->h[i * n + j] += (double)x[t * n + i] / (double)(1 + i % 5) * (double)x[t * n + j] /
-                                   (double)(1 + j % 5);
+                l->h[i * n + j] += (double)x[t * n + i] / (double)(1 + i % 5) *
+                                   (double)x[t * n + j] / (double)(1 + j % 5);
     mp_free(x);
     mp_free(w);
     return MP_OK;
@@ -289,7 +289,8 @@ static mp_status qr_iteration_finds_the_same_pairs(const mp_comm *c)
         }
         MP_TRY(mp_drect_eigen(a[0], 1, values[0], z, &times));
         MP_TRY(mp_drect_eigen_by_qr(a[1], values[1], z));
-        for (int i = 0; i < N; i++) MP_EXPECT(fabs(values[0][i] - values[1][i]) <= 1e-13 * values[1][N - 1]);
+        for (int i = 0; i < N; i++)
+            MP_EXPECT(fabs(values[0][i] - values[1][i]) <= 1e-13 * values[1][N - 1]);
         MP_TRY(mp_drect_multiply(1, 0, z, 0, z, product));
         for (int64_t j = 0; j < product->local_cols; j++)
             for (int64_t i = 0; i < product->local_rows; i++)

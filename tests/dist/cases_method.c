@@ -87,7 +87,8 @@ static mp_status pass_open(const mp_comm *c, const golden *g, const mp_source *s
     for (int64_t b = 0; b <= g->block; b++) {
         MP_TRY(mp_block_load(p->block, c, p->source, b));
         for (int64_t i = 0; i < p->hidden->local && b < g->block; i++)
-            MP_TRY(mp_forward_block(p->forward, p->block, length, mp_hidden_sequence(p->hidden, i)));
+            MP_TRY(
+                mp_forward_block(p->forward, p->block, length, mp_hidden_sequence(p->hidden, i)));
         MP_TRY(mp_comm_agree(c, MP_OK));
     }
     return MP_OK;
@@ -125,8 +126,8 @@ static mp_status measure(const mp_comm *c, pass *p, double ratio, int64_t tile, 
     return MP_OK;
 }
 
-static mp_status check_statistics(const mp_comm *c, const golden *g, const char *prefix, double ratio,
-                                  int64_t tile, int *compared)
+static mp_status check_statistics(const mp_comm *c, const golden *g, const char *prefix,
+                                  double ratio, int64_t tile, int *compared)
 {
     mp_moment *moments[MP_MAX_STATES] = {NULL};
     mp_source *statistics = NULL;
@@ -140,7 +141,8 @@ static mp_status check_statistics(const mp_comm *c, const golden *g, const char 
         double *h;
         int64_t shape[2];
 
-        snprintf(name, sizeof name, "%s.%lld.%s", prefix, (long long)g->block, p.arch.states[s].name);
+        snprintf(name, sizeof name, "%s.%lld.%s", prefix, (long long)g->block,
+                 p.arch.states[s].name);
         MP_TRY(golden_load(statistics, name, &h, shape));
         MP_TRY(mp_moment_finish(moments[s], (mp_grid){s % c->size, 1, 1}));
         MP_EXPECT(moments[s]->tokens == (int64_t)((double)p.hidden->n_tokens *
@@ -180,7 +182,11 @@ static mp_status statistics_equal_the_reference(const mp_comm *c)
 static mp_status problem_of(const mp_comm *c, const mp_moment *m, const double *weight,
                             const int64_t shape[2], mp_problem *p)
 {
-    *p = (mp_problem){.comm = c, .moment = m, .n = shape[1], .order = m->order, .parts = 1,
+    *p = (mp_problem){.comm = c,
+                      .moment = m,
+                      .n = shape[1],
+                      .order = m->order,
+                      .parts = 1,
                       .part = {{.name = "the linear map", .d_out = shape[0]}}};
     MP_TRY(mp_problem_open(p));
     for (int64_t r = 0; r < p->part[0].rows; r++)
@@ -191,8 +197,8 @@ static mp_status problem_of(const mp_comm *c, const mp_moment *m, const double *
 }
 
 /* 99.9% of the mask equal, the loss within 0.1%, and the error as the program reports it the same. */
-static mp_status compare_solution(const mp_comm *c, mp_problem *p, const double *h, const double *weight,
-                                  const double *reference, double energy)
+static mp_status compare_solution(const mp_comm *c, mp_problem *p, const double *h,
+                                  const double *weight, const double *reference, double energy)
 {
     const mp_part *part = &p->part[0];
     double sums[5] = {0.0}, loss, *mine = NULL, *zeros = NULL;

@@ -17,9 +17,9 @@ enum { BLOCKS = 4, STORED = 12, WINDOWS = 5, TOKENS = 24, SEED = 11 };
 
 /* Blocks 0 and 2 have none: the dense streams pass them. */
 static const mp_candidate some[] = {
-    {1, MP_Q, 3, 0.0},     {1, MP_Q, STORED, 0.0}, {1, MP_UP, 5, 0.0},        {1, MP_DOWN, 1, 0.0},
-    {3, MP_K, 2, 0.0},     {3, MP_V, 7, 0.0},      {3, MP_O, STORED, 0.0},    {3, MP_GATE, 11, 0.0},
-    {3, MP_DOWN, 12, 0.0},
+    {1, MP_Q, 3, 0.0},      {1, MP_Q, STORED, 0.0}, {1, MP_UP, 5, 0.0},
+    {1, MP_DOWN, 1, 0.0},   {3, MP_K, 2, 0.0},      {3, MP_V, 7, 0.0},
+    {3, MP_O, STORED, 0.0}, {3, MP_GATE, 11, 0.0},  {3, MP_DOWN, 12, 0.0},
 };
 
 enum { SOME = sizeof some / sizeof some[0] };
@@ -88,7 +88,8 @@ static void cut_factors(mp_source *from, mp_source *to, const char *name, int64_
 }
 
 /* The loss of the model in which the candidate's linear map really is the pair of factors. */
-static mp_status replaced_loss(const mp_comm *comm, const setup *s, const mp_candidate *c, double *nll)
+static mp_status replaced_loss(const mp_comm *comm, const setup *s, const mp_candidate *c,
+                               double *nll)
 {
     mp_perplexity_result result = {0.0, 0.0, 0};
     mp_source *model = NULL;
@@ -114,12 +115,13 @@ static mp_status equals_replaced_models(const mp_comm *comm, const setup *s)
 
     memcpy(candidates, some, sizeof some);
     MP_TRY(mp_perplexity(comm, &s->arch, s->dense, &s->windows, &dense));
-    MP_TRY(mp_sensitivity(comm, &s->arch, s->dense, s->factors, &s->windows, 1 << 20, candidates, SOME));
+    MP_TRY(mp_sensitivity(comm, &s->arch, s->dense, s->factors, &s->windows, 1 << 20, candidates,
+                          SOME));
     for (int i = 0; i < SOME; i++) {
         MP_TRY(replaced_loss(comm, s, &some[i], &expected));
         if (!(fabs(candidates[i].nll - expected) < 1e-9 * expected))
-            return mp_fail(MP_ERR_NUMERIC, "candidate %d: %.12f, expected %.12f", i, candidates[i].nll,
-                           expected);
+            return mp_fail(MP_ERR_NUMERIC, "candidate %d: %.12f, expected %.12f", i,
+                           candidates[i].nll, expected);
         MP_EXPECT(fabs(expected - dense.nll) > 1e-6 * expected); /* or it would prove nothing */
     }
     return MP_OK;
@@ -151,10 +153,12 @@ static mp_status sweeps_agree(const mp_comm *comm, const setup *s)
     mp_candidate first[SOME], again[SOME];
 
     memcpy(first, some, sizeof some);
-    MP_TRY(mp_sensitivity(comm, &s->arch, s->dense, s->factors, &s->windows, (size_t)1 << 40, first, SOME));
+    MP_TRY(mp_sensitivity(comm, &s->arch, s->dense, s->factors, &s->windows, (size_t)1 << 40, first,
+                          SOME));
     for (size_t k = 0; k < sizeof bytes / sizeof bytes[0]; k++) {
         memcpy(again, some, sizeof some);
-        MP_TRY(mp_sensitivity(comm, &s->arch, s->dense, s->factors, &s->windows, bytes[k], again, SOME));
+        MP_TRY(mp_sensitivity(comm, &s->arch, s->dense, s->factors, &s->windows, bytes[k], again,
+                              SOME));
         for (int i = 0; i < SOME; i++) MP_EXPECT(again[i].nll == first[i].nll);
     }
     return MP_OK;
@@ -174,11 +178,14 @@ static mp_status ranks_agree(const mp_comm *comm, const setup *s)
 
     memcpy(together, some, sizeof some);
     memcpy(alone, some, sizeof some);
-    MP_TRY(mp_sensitivity(comm, &s->arch, s->dense, s->factors, &s->windows, 1 << 20, together, SOME));
-    for (int i = 0; i < SOME; i++) MP_TRY(mp_comm_same(comm, (int64_t)(together[i].nll * 1e15), "nll"));
+    MP_TRY(
+        mp_sensitivity(comm, &s->arch, s->dense, s->factors, &s->windows, 1 << 20, together, SOME));
+    for (int i = 0; i < SOME; i++)
+        MP_TRY(mp_comm_same(comm, (int64_t)(together[i].nll * 1e15), "nll"));
     if (comm->rank == 0) {
         MP_GO(mp_comm_create(MPI_COMM_SELF, &self));
-        MP_GO(mp_sensitivity(self, &s->arch, s->dense, s->factors, &s->windows, 1 << 20, alone, SOME));
+        MP_GO(mp_sensitivity(self, &s->arch, s->dense, s->factors, &s->windows, 1 << 20, alone,
+                             SOME));
         for (int i = 0; i < SOME; i++)
             if (!(fabs(alone[i].nll - together[i].nll) <= 1e-12 * alone[i].nll))
                 MP_GO(mp_fail(MP_ERR_NUMERIC, "candidate %d: %.15f on %d ranks, %.15f on 1", i,
@@ -206,11 +213,13 @@ static mp_status flop_of_some(const mp_comm *comm, const setup *s)
         const mp_linear_row *row = &s->arch.linears[some[i].linear];
 
         for (int64_t b = some[i].block; b < BLOCKS; b++) expected += linears + attention;
-        expected += 2.0 * TOKENS * (double)(some[i].rank * (row->d_out + row->d_in) - row->d_out * row->d_in);
+        expected += 2.0 * TOKENS *
+                    (double)(some[i].rank * (row->d_out + row->d_in) - row->d_out * row->d_in);
         expected += 2.0 * TOKENS * (double)(s->arch.vocabulary * s->arch.d_model);
     }
     expected *= WINDOWS;
-    MP_EXPECT(fabs(mp_sensitivity_flop(&s->arch, WINDOWS, TOKENS, some, SOME) - expected) < 1e-9 * expected);
+    MP_EXPECT(fabs(mp_sensitivity_flop(&s->arch, WINDOWS, TOKENS, some, SOME) - expected) <
+              1e-9 * expected);
     MP_EXPECT(mp_sensitivity_flop(&s->arch, WINDOWS, TOKENS, some, 0) == 0.0);
     return MP_OK;
 }
@@ -222,9 +231,11 @@ static mp_status the_cost_counts_every_pass(const mp_comm *comm)
 
 /* Fails on all ranks, with these words. */
 static mp_status refused(const mp_comm *comm, const setup *s, const mp_windows *windows,
-                         mp_candidate *candidates, int64_t count, mp_status expected, const char *words)
+                         mp_candidate *candidates, int64_t count, mp_status expected,
+                         const char *words)
 {
-    mp_status st = mp_sensitivity(comm, &s->arch, s->dense, s->factors, windows, 1 << 20, candidates, count);
+    mp_status st =
+        mp_sensitivity(comm, &s->arch, s->dense, s->factors, windows, 1 << 20, candidates, count);
 
     MP_EXPECT(st == expected);
     if (strstr(mp_error_message(), words) != NULL) return MP_OK;
@@ -246,8 +257,9 @@ static mp_status refuse_what_is_wrong(const mp_comm *comm, const setup *s)
     MP_TRY(refused(comm, s, &s->windows, beyond, 1, MP_ERR_ARG, "of block 4, expected 0 to 3"));
     MP_TRY(refused(comm, s, &short_ones, one, 1, MP_ERR_ARG, "of 1 tokens"));
     for (int64_t i = 0; i < s->arch.d_model; i++) ((uint16_t *)norm->data)[i] = 0x7f7f; /* 3.4e38 */
-    return refused(comm, s, &s->windows, one, 1, MP_ERR_NUMERIC,
-                   "block 2, self_attn.k_proj at rank 4: a logit of window 0, position 0 is not finite");
+    return refused(
+        comm, s, &s->windows, one, 1, MP_ERR_NUMERIC,
+        "block 2, self_attn.k_proj at rank 4: a logit of window 0, position 0 is not finite");
 }
 
 static mp_status what_cannot_be_measured_is_refused(const mp_comm *comm)
@@ -256,7 +268,8 @@ static mp_status what_cannot_be_measured_is_refused(const mp_comm *comm)
 }
 
 const mp_case cases_sensitivity[] = {
-    {"sensitivity_is_the_perplexity_of_replaced_models", sensitivity_is_the_perplexity_of_replaced_models},
+    {"sensitivity_is_the_perplexity_of_replaced_models",
+     sensitivity_is_the_perplexity_of_replaced_models},
     {"sweeps_do_not_change_a_bit", sweeps_do_not_change_a_bit},
     {"ranks_do_not_change_sensitivities", ranks_do_not_change_sensitivities},
     {"the_cost_counts_every_pass", the_cost_counts_every_pass},

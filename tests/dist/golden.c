@@ -47,7 +47,7 @@ mp_status golden_load(const mp_source *source, const char *name, double **values
 }
 
 mp_status golden_moment(const mp_comm *c, const double *h, int64_t n, int64_t tile, mp_grid grid,
-                           mp_moment **moment)
+                        mp_moment **moment)
 {
     mp_moment *m = NULL;
     mp_dmat *d;
@@ -58,8 +58,10 @@ mp_status golden_moment(const mp_comm *c, const double *h, int64_t n, int64_t ti
         for (int64_t i = j; i < d->order; i++) {
             int64_t a = d->order - 1 - i, b = d->order - 1 - j;
 
-            if (a >= n || b >= n || mp_grid_rank(&d->grid, i / d->nb, j / d->nb) != c->rank) continue;
-            mp_dmat_tile(d, i / d->nb, j / d->nb)[j % d->nb * d->local_rows + i % d->nb] = h[a * n + b];
+            if (a >= n || b >= n || mp_grid_rank(&d->grid, i / d->nb, j / d->nb) != c->rank)
+                continue;
+            mp_dmat_tile(d, i / d->nb, j / d->nb)[j % d->nb * d->local_rows + i % d->nb] =
+                h[a * n + b];
         }
     MP_TRY(mp_moment_finish(m, grid));
     *moment = m;
@@ -88,7 +90,7 @@ mp_status golden_weight(const golden *g, const char *linear, double **weight, in
 }
 
 double golden_loss(const double *h, const double *w, const double *v, int64_t n, int64_t begin,
-                      int64_t count)
+                   int64_t count)
 {
     double loss = 0.0;
 

@@ -330,9 +330,9 @@ static void check_run(const struct row *row)
 {
     static struct outcome o;
 
-    run_shell(&o,
-              row->leaves == A_REPORT ? "test -s $S/out/report.json && ! test -e $S/out/hf || echo hf"
-                                      : "ls -d $S/out/hf $S/out/report.json 2>/dev/null");
+    run_shell(&o, row->leaves == A_REPORT
+                      ? "test -s $S/out/report.json && ! test -e $S/out/hf || echo hf"
+                      : "ls -d $S/out/hf $S/out/report.json 2>/dev/null");
     cr_expect_str_empty(o.text, "%s: left over:\n%s", row->name, o.text);
     run_shell(&o,
               "cd $S/out && { find . -name '*.tmp*'; "

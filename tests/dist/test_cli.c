@@ -24,20 +24,20 @@ static const struct {
 } helps[] = {
     {"",
      {"compress", "eval", "export", "inspect", "tokenize", "synth", "bench", "Exit codes", "75"}},
-    {"compress",
-     {"MODEL",         "OUT",         "--method",   "--sparsity",    "--calib",     "--nsamples",
-      "--seqlen",      "--seed",      "--bos",      "--state-ratio", "--propagate", "--damp",
-      "--blocksize",   "--skip",      "--blocks",   "--strict",      "--eval ",     "--eval-seqlen",
-      "--max-windows", "--no-export", "--overwrite", "--ratio",       "--rank-policy",
-      "--alpha",       "--asvd-scale", "--svd",      "--center",      "--batch"}},
+    {"compress", {"MODEL",       "OUT",      "--method",      "--sparsity",    "--calib",
+                  "--nsamples",  "--seqlen", "--seed",        "--bos",         "--state-ratio",
+                  "--propagate", "--damp",   "--blocksize",   "--skip",        "--blocks",
+                  "--strict",    "--eval ",  "--eval-seqlen", "--max-windows", "--no-export",
+                  "--overwrite", "--ratio",  "--rank-policy", "--alpha",       "--asvd-scale",
+                  "--svd",       "--center", "--batch"}},
     {"eval", {"MODEL", "--data", "--seqlen", "--max-windows", "--bos", "--json"}},
     {"export", {"OUT", "DIR"}},
     {"inspect", {"PATH", "--json"}},
     {"tokenize", {"MODEL", "--data", "--out", "--stdin", "--separator", "--bos"}},
     {"synth", {"CONFIG.json", "OUT", "--blocks", "--seed"}},
     {"bench",
-     {"solve", "lowrank", "--ratio", "--svd", "block", "--method", "--d-in", "--d-out", "--pattern", "--config", "--tokens",
-      "--seqlen", "--propagate", "--json"}},
+     {"solve", "lowrank", "--ratio", "--svd", "block", "--method", "--d-in", "--d-out", "--pattern",
+      "--config", "--tokens", "--seqlen", "--propagate", "--json"}},
 };
 
 enum { HELPS = sizeof helps / sizeof helps[0] };
@@ -265,8 +265,7 @@ static void check_bench(int ranks, const char *arguments, const char *const *pha
                              "peak_bytes", &peak),
                  0, "%s", o.text);
     cr_expect(seconds > 0.0 && single > 0.0 && twice > 0.0 && peak > 1 << 20, "%s", o.text);
-    json_object_foreach(phases, name, phase)
-    {
+    json_object_foreach (phases, name, phase) {
         double taken, rate, share;
         const char *precision;
 

@@ -52,8 +52,8 @@ ParameterizedTest(struct launch *l, worker, holds, .timeout = 300)
     if (strstr(out, "skipped:") != NULL && l->ranks == 1)
         fprintf(stderr, "%s: %.*s\n", l->name, (int)strcspn(strstr(out, "skipped:"), "\n"),
                 strstr(out, "skipped:"));
-    cr_assert(WIFEXITED(status) && WEXITSTATUS(status) == 0, "%s on %d ranks\n%s", l->name, l->ranks,
-              out);
+    cr_assert(WIFEXITED(status) && WEXITSTATUS(status) == 0, "%s on %d ranks\n%s", l->name,
+              l->ranks, out);
 }
 
 /* Without this, a worker that cannot even list its cases would pass. */

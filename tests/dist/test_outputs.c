@@ -85,7 +85,8 @@ Test(outputs, factors_are_exported_as_factors_and_multiplied_out, .timeout = 300
     cr_expect_eq(run, factored, "%g and %g", run, factored);
     cr_expect(fabs(dense / run - 1.0) < 1e-2 && dense != run, "%g and %g", run, dense);
     report = read_report(scratch, "out");
-    cr_assert_eq(json_unpack(report, "{s:{s:I, s:I}}", "bytes", "stored", &stored, "dense", &full), 0);
+    cr_assert_eq(json_unpack(report, "{s:{s:I, s:I}}", "bytes", "stored", &stored, "dense", &full),
+                 0);
     cr_expect(stored < full && full > 10000000, "%d of %d", (int)stored, (int)full);
     json_decref(report);
     scratch_remove(scratch);
@@ -101,13 +102,14 @@ Test(outputs, a_factored_model_can_be_compressed_further, .timeout = 300)
 
     places_make(scratch);
     expect_success(&o, 2, "compress $M $S/out --method asvd+ --ratio 0.5 --skip mlp" CALIB);
-    expect_success(&o, 2,
-                   "compress $S/out/hf $S/again --method wanda --sparsity 2:4 --skip self_attn" CALIB);
+    expect_success(
+        &o, 2, "compress $S/out/hf $S/again --method wanda --sparsity 2:4 --skip self_attn" CALIB);
     cr_expect_eq(perplexity_of(&o, "$S/again"), perplexity_of(&o, "$S/again/hf"));
     expect_true("cmp $S/out/hf/config.json $S/again/hf/config.json");
     report = read_report(scratch, "again");
     cr_assert_eq(json_unpack(report, "{s:{s:F}}", "parameters", "ratio", &ratio), 0);
-    cr_expect(ratio < 0.9 && json_array_size(json_object_get(report, "linears")) == 18, "%g", ratio);
+    cr_expect(ratio < 0.9 && json_array_size(json_object_get(report, "linears")) == 18, "%g",
+              ratio);
     json_decref(report);
     scratch_remove(scratch);
 }
@@ -186,8 +188,7 @@ static void check_phases(json_t *phases)
     const char *name;
     json_t *phase;
 
-    json_object_foreach(phases, name, phase)
-    {
+    json_object_foreach (phases, name, phase) {
         double min, mean, max;
 
         cr_assert_eq(json_unpack(phase, "{s:F, s:F, s:F}", "min", &min, "mean", &mean, "max", &max),
@@ -229,7 +230,7 @@ Test(outputs, the_report_has_every_key_with_its_type, .timeout = 300)
     cr_expect_eq(strlen(identity), 8);
     cr_expect(before > 20.0 && before < after && after < 200.0, "perplexity %g, %g", before, after);
     cr_assert_eq(json_array_size(linears), 6 * 7);
-    json_array_foreach(linears, i, linear) check_linear(linear);
+    json_array_foreach (linears, i, linear) check_linear(linear);
     check_calibration(report, scratch);
     check_phases(phases);
     json_decref(report);

@@ -33,8 +33,8 @@ static void check_row(const json_t *row)
     const char *name;
     int up, narrow, m, n;
 
-    cr_assert_eq(json_unpack((json_t *)row, "{s:I, s:s, s:F, s:I, s:F}", "block", &block, "name", &name,
-                             "ratio", &ratio, "rank", &rank, "perplexity", &perplexity),
+    cr_assert_eq(json_unpack((json_t *)row, "{s:I, s:s, s:F, s:I, s:F}", "block", &block, "name",
+                             &name, "ratio", &ratio, "rank", &rank, "perplexity", &perplexity),
                  0);
     up = strcmp(name, "mlp.gate_proj") == 0 || strcmp(name, "mlp.up_proj") == 0;
     narrow = strcmp(name, "self_attn.k_proj") == 0 || strcmp(name, "self_attn.v_proj") == 0;
@@ -52,7 +52,7 @@ static int was_tried(const json_t *table, const json_t *linear)
     const json_t *row;
     size_t i;
 
-    json_array_foreach(table, i, row)
+    json_array_foreach (table, i, row)
         if (json_equal(json_object_get(row, "block"), json_object_get(linear, "block")) &&
             json_equal(json_object_get(row, "name"), json_object_get(linear, "name")) &&
             json_equal(json_object_get(row, "rank"), json_object_get(linear, "rank")))
@@ -69,9 +69,9 @@ static void check_report(const json_t *report)
     size_t i;
 
     cr_assert_eq(json_array_size(table), CANDIDATES);
-    json_array_foreach(table, i, row) check_row(row);
+    json_array_foreach (table, i, row) check_row(row);
     cr_expect_gt(json_array_size(linears), 2);
-    json_array_foreach(linears, i, row)
+    json_array_foreach (linears, i, row)
         cr_expect(was_tried(table, row), "%s: a rank that was not tried",
                   json_string_value(json_object_get(row, "name")));
     cr_assert_eq(json_unpack((json_t *)report, "{s:{s:I}}", "parameters", "stored", &stored), 0);
@@ -82,7 +82,8 @@ static void check_report(const json_t *report)
 /* The same ranks, by sensitivities that agree but for the rounding of the factorisations. */
 static void check_same(const json_t *one, const json_t *other)
 {
-    const json_t *tables[] = {json_object_get(one, "sensitivity"), json_object_get(other, "sensitivity")};
+    const json_t *tables[] = {json_object_get(one, "sensitivity"),
+                              json_object_get(other, "sensitivity")};
     const json_t *linears[] = {json_object_get(one, "linears"), json_object_get(other, "linears")};
 
     for (size_t i = 0; i < CANDIDATES; i++) {
@@ -114,7 +115,8 @@ Test(ranks, by_sensitivity_keep_to_the_target_on_any_number_of_ranks, .timeout =
     three = read_report(scratch, "3");
     check_report(three);
     check_same(one, three);
-    expect_true("mkdir -p $S/1/search/blocks && touch $S/1/search/journal.jsonl"); /* as if it was killed */
+    expect_true(
+        "mkdir -p $S/1/search/blocks && touch $S/1/search/journal.jsonl"); /* as if it was killed */
     expect_success(&o, 2, "compress $M $S/1 --overwrite " SEARCH);
     expect_true("test ! -e $S/1/search");
     json_decref(one);
@@ -127,7 +129,8 @@ static void expect_refusal(struct outcome *o, const char *arguments, const char 
 {
     launch_within(o, 60, 2, PROGRAM, arguments);
     cr_expect_eq(o->code, 64, "%s: exit code %d\n%s", arguments, o->code, o->text);
-    cr_expect_not_null(strstr(o->text, words), "%s: expected \"%s\" in\n%s", arguments, words, o->text);
+    cr_expect_not_null(strstr(o->text, words), "%s: expected \"%s\" in\n%s", arguments, words,
+                       o->text);
 }
 
 Test(ranks, that_cannot_be_searched_for_are_refused, .timeout = 300)

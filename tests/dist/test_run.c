@@ -92,7 +92,8 @@ ParameterizedTest(struct row *r, run, gives_the_reference_perplexity, .timeout =
     snprintf(arguments, sizeof arguments,
              "compress %s %s/out %s --calib %s/calib.safetensors --eval %s/eval.safetensors "
              "--eval-seqlen %d --no-export",
-             r->model, scratch, r->options, r->golden, r->golden, (int)member(reference, "eval_seqlen"));
+             r->model, scratch, r->options, r->golden, r->golden,
+             (int)member(reference, "eval_seqlen"));
     launch(&o, 2, arguments);
     cr_assert_eq(o.code, 0, "%s", o.text);
     snprintf(path, sizeof path, "%s/out/report.json", scratch);
@@ -117,14 +118,16 @@ static void same_on_all_ranks(const char *options)
 
     scratch_make(scratch);
     for (int ranks = 1; ranks <= 4; ranks++) {
-        snprintf(arguments, sizeof arguments,
-                 "compress %s/wikillama-5m %s/%d %s --calib %s/golden/calib.safetensors --nsamples 7",
-                 MPRESS_DATA, scratch, ranks, options, MPRESS_DATA);
+        snprintf(
+            arguments, sizeof arguments,
+            "compress %s/wikillama-5m %s/%d %s --calib %s/golden/calib.safetensors --nsamples 7",
+            MPRESS_DATA, scratch, ranks, options, MPRESS_DATA);
         launch(&o, ranks, arguments);
         cr_assert_eq(o.code, 0, "%d ranks: %s", ranks, o.text);
         if (ranks == 1) continue;
-        snprintf(arguments, sizeof arguments, "cmp %s/1/hf/model.safetensors %s/%d/hf/model.safetensors",
-                 scratch, scratch, ranks);
+        snprintf(arguments, sizeof arguments,
+                 "cmp %s/1/hf/model.safetensors %s/%d/hf/model.safetensors", scratch, scratch,
+                 ranks);
         cr_expect_eq(system(arguments), 0, "%s: 1 and %d ranks differ", options, ranks);
     }
     scratch_remove(scratch);
@@ -193,10 +196,11 @@ static double error_of_biased(const char *scratch, const char *option)
     json_t *report;
     double sum = 0.0;
 
-    snprintf(arguments, sizeof arguments,
-             "compress %s/reference/qwen2 %s/out --method asvd+ --ratio 0.6 %s --no-export --overwrite "
-             "--calib %s/reference/tokens.safetensors",
-             MPRESS_DATA, scratch, option, MPRESS_DATA);
+    snprintf(
+        arguments, sizeof arguments,
+        "compress %s/reference/qwen2 %s/out --method asvd+ --ratio 0.6 %s --no-export --overwrite "
+        "--calib %s/reference/tokens.safetensors",
+        MPRESS_DATA, scratch, option, MPRESS_DATA);
     launch(&o, 2, arguments);
     cr_assert_eq(o.code, 0, "%s", o.text);
     snprintf(arguments, sizeof arguments, "%s/out/report.json", scratch);
@@ -220,8 +224,9 @@ Test(run, works_without_mpirun, .timeout = 600)
 {
     static struct outcome o;
 
-    launch(&o, 0, "eval " MPRESS_DATA "/wikillama-5m --data " MPRESS_DATA
-                  "/golden/eval.safetensors --seqlen 256 --max-windows 3 --json 2>/dev/null");
+    launch(&o, 0,
+           "eval " MPRESS_DATA "/wikillama-5m --data " MPRESS_DATA
+           "/golden/eval.safetensors --seqlen 256 --max-windows 3 --json 2>/dev/null");
     cr_assert_eq(o.code, 0, "%s", o.text);
     cr_assert_not_null(strstr(o.text, "\"windows\": 3"), "%s", o.text);
 }
