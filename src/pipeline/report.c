@@ -370,7 +370,7 @@ mp_status report_finish(const run *r)
         mp_log(MP_LOG_INFO, "perplexity %.4f before, %.4f after, on %lld windows of %lld tokens",
                r->before.perplexity, r->after.perplexity, (long long)r->evaluation.count,
                (long long)r->evaluation.seqlen);
-    if (r->ranks != NULL)
+    if (r->size.n_factored > 0)
         mp_log(MP_LOG_INFO,
                "factored %.1f MB, for transformers with trust_remote_code; dense %.1f MB",
                1e-6 * (double)r->size.stored, 1e-6 * (double)r->size.dense);
