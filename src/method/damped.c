@@ -33,13 +33,14 @@ mp_status mp_factor_damped(const mp_method_options *options, mp_moment *m, mp_ou
     int64_t failed_at = 1;
     mp_status st = MP_OK;
 
-    if (m->matrix->my_row < 0) return MP_OK;
     st = MP_NEW_RAW(mended, m->order, "a diagonal");
     if (st == MP_OK) st = MP_NEW_RAW(damped, m->order, "a damped diagonal");
-    MP_GO(mp_grid_agree(m->matrix, st));
+    if (m->matrix->my_row >= 0) st = mp_grid_agree(m->matrix, st);
+    MP_GO(st);
     mean = mend_diagonal(m, mended, &outcome->dead);
     outcome->damping = options->damp;
     outcome->retries = 0;
+    if (m->matrix->my_row < 0) goto out;
     for (;;) {
         for (int64_t r = 0; r < m->order; r++)
             damped[r] = mended[r] + (r < m->order - m->n ? 0.0 : outcome->damping * mean);
