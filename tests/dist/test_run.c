@@ -160,7 +160,7 @@ static void compare_reports(const char *scratch, int ranks)
         cr_expect_eq(member(one, "rank"), member(other, "rank"));
         cr_expect(fabs(member(other, "kept") / member(one, "kept") - 1.0) < 1e-6);
         cr_expect(fabs(member(other, "rel_error") - member(one, "rel_error")) <
-                  1e-3 * member(one, "rel_error"));
+                  1e-6 * member(one, "rel_error"));
     }
     cr_expect(member(json_object_get(reports[0], "parameters"), "ratio") <= 0.8);
     for (int i = 0; i < 2; i++) json_decref(reports[i]);
