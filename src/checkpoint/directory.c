@@ -19,7 +19,7 @@ static const char *const own_names[] = {
     "assets",
     "hf",
     "search",
-    "hf" MP_EXPORT_SUFFIX,
+    ("hf" MP_EXPORT_SUFFIX),
     "calib.safetensors",
     "calib.safetensors.tmp",
     "log.jsonl",
