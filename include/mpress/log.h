@@ -25,6 +25,9 @@ void mp_progress_end(void);
 /* Monotonic seconds. */
 double mp_seconds(void);
 
+/* Adds the seconds since *mark to *seconds and moves *mark to now. */
+void mp_lap(double *mark, double *seconds);
+
 /* "1h02m", "3m20s", "12.3s": for people. */
 const char *mp_duration(double seconds, char buffer[32]);
 

@@ -28,6 +28,7 @@ typedef struct mp_method_options {
 typedef struct mp_outcome {
     double damping;  /* the share that was used; NaN where the method has none */
     int64_t retries; /* factorisations that failed before */
+    int64_t by_qr;   /* of these, eigenproblems that QR iteration (p?syev) then solved */
     int64_t dead;    /* channels that no calibration token excites */
 } mp_outcome;
 
@@ -93,7 +94,7 @@ typedef struct mp_method {
     const char *order;  /* of propagation, where the user names none */
     int64_t tile;       /* of the moments, where the method has its own; 0: --blocksize */
     unsigned needs;
-    int centers; /* mp_method_options.center is defined for it */
+    int whitens; /* it knows the whole Hessian: mp_method_options.whiten and center are defined */
     double factor_flop,
         sweep_flop; /* for the clock: times n^3 (prepare), times n^2 per row (compress) */
 

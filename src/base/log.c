@@ -23,6 +23,14 @@ double mp_seconds(void)
     return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
 }
 
+void mp_lap(double *mark, double *seconds)
+{
+    double now = mp_seconds();
+
+    *seconds += now - *mark;
+    *mark = now;
+}
+
 const char *mp_duration(double seconds, char buffer[32])
 {
     long whole = (long)(seconds + 0.5);

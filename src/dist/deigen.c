@@ -157,21 +157,17 @@ static mp_status eigen_grid(mp_drect *matrix, int64_t k, double *values, mp_drec
                             mp_eigen_times *times)
 {
     tridiagonal t = {NULL, NULL, NULL};
-    double *off = NULL, mark = mp_seconds(), now;
+    double *off = NULL, mark = mp_seconds();
     mp_status st;
 
     MP_GO(mp_grid_agree(matrix->on, MP_NEW(off, matrix->rows + 1, "a diagonal")));
     MP_GO(reduce(matrix, &t));
-    now = mp_seconds();
-    times->reduce += now - mark;
-    mark = now;
+    mp_lap(&mark, &times->reduce);
     MP_GO(gather_diagonals(matrix, &t, values, off));
     MP_GO(divide_and_conquer(values, off, vectors));
-    now = mp_seconds();
-    times->solve += now - mark;
-    mark = now;
+    mp_lap(&mark, &times->solve);
     MP_GO(transform_back(matrix, t.tau, k, vectors));
-    times->back += mp_seconds() - mark;
+    mp_lap(&mark, &times->back);
 out:
     mp_free(t.d);
     mp_free(t.e);

@@ -44,14 +44,6 @@ typedef struct metric {
         *squares; /* [order] of the scales, in the order of the moment; NULL: the moment itself */
 } metric;
 
-static void lap(double *mark, double *seconds)
-{
-    double now = mp_seconds();
-
-    *seconds += now - *mark;
-    *mark = now;
-}
-
 /* The weights, channels reversed behind their padding: every rank of the grid picks its elements. */
 static mp_status spread(const metric *m, const mp_factors *f, mp_drect **spread)
 {
@@ -151,7 +143,7 @@ static mp_status make_gram(const metric *m, const mp_factors *f, const mp_drect 
 out:
     mp_drect_free(y);
     mp_drect_free(g);
-    lap(&mark, &clock_so_far.gram);
+    mp_lap(&mark, &clock_so_far.gram);
     return st;
 }
 
@@ -169,8 +161,8 @@ static mp_status leading_vectors(const metric *m, mp_factors *f, const mp_drect 
     MP_GO(mp_drect_create(gram->on, w->rows, w->rows, &z));
     st = mp_drect_eigen(gram, f->rank, f->spectrum, z, &times);
     if (st == MP_ERR_NUMERIC && !m->options->strict) {
-        mp_log(MP_LOG_WARNING, "%s: %s; once more by QR iteration", f->name, mp_error_message());
         outcome->retries++;
+        outcome->by_qr++; /* rank 0, which may not be of this grid, tells it */
         mp_drect_free(gram);
         gram = NULL;
         MP_GO(make_gram(m, f, w, &gram));
@@ -202,7 +194,7 @@ static mp_status project(const mp_drect *w, const mp_drect *vectors, mp_factors 
     MP_TRY(mp_drect_multiply(1, 0, f->a, 0, w, f->b));
     clock_so_far.factors_flop +=
         2.0 * (double)f->rank * (double)w->rows * (double)w->cols / ranks_of(w);
-    lap(&mark, &clock_so_far.factors);
+    mp_lap(&mark, &clock_so_far.factors);
     return MP_OK;
 }
 
@@ -235,7 +227,7 @@ static mp_status lift(const mp_qr *qr, int64_t d_out, mp_factors *f)
     tall = NULL;
 out:
     mp_drect_free(tall);
-    lap(&mark, &clock_so_far.factors);
+    mp_lap(&mark, &clock_so_far.factors);
     return st;
 }
 
@@ -249,7 +241,7 @@ static mp_status factor_tall(const metric *m, mp_factors *f, mp_outcome *outcome
     MP_GO(spread(m, f, &w));
     MP_GO(mp_drect_create(w->on, w->cols, w->cols, &r));
     MP_GO(mp_drect_qr(w, r, &qr));
-    lap(&mark, &clock_so_far.factors);
+    mp_lap(&mark, &clock_so_far.factors);
     MP_GO(leading_vectors(m, f, r, &vectors, outcome));
     MP_GO(project(r, vectors, f));
     st = lift(&qr, f->d_out, f);
@@ -295,7 +287,7 @@ out:
     mp_drect_free(w);
     mp_drect_free(u);
     mp_drect_free(vt);
-    lap(&mark, &clock_so_far.whiten);
+    mp_lap(&mark, &clock_so_far.whiten);
     return st;
 }
 
@@ -367,7 +359,7 @@ const mp_method mp_method_asvd_plus = {
     .order = "dense",
     .tile = TILE,
     .needs = MP_NEED_MOMENT,
-    .centers = 1,
+    .whitens = 1,
     .fits = fits,
     .factorise = asvd_plus,
 };

@@ -23,11 +23,11 @@ static mp_status read_choices(run *r)
     o->whiten = strcmp(job->svd, "cholesky") == 0;
     if (!o->whiten && strcmp(job->svd, "gram") != 0)
         return mp_fail(MP_ERR_ARG, "--svd %s: expected gram or cholesky", job->svd);
-    if (o->whiten && !r->runner.method->centers)
+    if (o->whiten && !r->runner.method->whitens)
         return mp_fail(MP_ERR_ARG, "--svd cholesky: whitening by the Hessian is asvd+, not %s",
                        job->method);
     o->center = job->center;
-    if (job->center && !r->runner.method->centers)
+    if (job->center && !r->runner.method->whitens)
         return mp_fail(MP_ERR_ARG,
                        "--center: centring is not defined for %s, expected --method asvd+",
                        job->method);

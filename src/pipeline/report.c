@@ -248,6 +248,13 @@ mp_status report_blocks(run *r, int64_t first, int count, double seconds)
                      block_figures(r, first, count, seconds, &s, idle, node_bytes));
 }
 
+/* What took the place of a factorisation that failed; NULL where none did. */
+static const char *retry_road(const mp_outcome *outcome)
+{
+    if (outcome->by_qr > 0) return "p?syev";
+    return outcome->retries > 0 ? "damping" : NULL;
+}
+
 static json_t *linears_json(const run *r)
 {
     json_t *all = json_array();
@@ -259,15 +266,16 @@ static json_t *linears_json(const run *r)
 
             if (!result->compressed) continue;
             json_array_append_new(
-                all, json_pack(
-                         "{s:I, s:s, s:I, s:I, s:o, s:o, s:I, s:I, s:f, s:I, s:o, s:I}", "block",
-                         (json_int_t)b, "name", row->name, "d_out", (json_int_t)row->d_out, "d_in",
-                         (json_int_t)row->d_in, "rel_error", real_or_null(result->rel_error),
-                         "damping", real_or_null(result->outcome.damping), "retries",
-                         (json_int_t)result->outcome.retries, "dead",
-                         (json_int_t)result->outcome.dead, "sparsity", result->sparsity, "rank",
-                         (json_int_t)result->rank, "kept", real_or_null(result->kept), "parameters",
-                         (json_int_t)mp_linear_parameters(row->d_out, row->d_in, result->rank)));
+                all,
+                json_pack(
+                    "{s:I, s:s, s:I, s:I, s:o, s:o, s:I, s:s?, s:I, s:f, s:I, s:o, s:I}", "block",
+                    (json_int_t)b, "name", row->name, "d_out", (json_int_t)row->d_out, "d_in",
+                    (json_int_t)row->d_in, "rel_error", real_or_null(result->rel_error), "damping",
+                    real_or_null(result->outcome.damping), "retries",
+                    (json_int_t)result->outcome.retries, "retry", retry_road(&result->outcome),
+                    "dead", (json_int_t)result->outcome.dead, "sparsity", result->sparsity, "rank",
+                    (json_int_t)result->rank, "kept", real_or_null(result->kept), "parameters",
+                    (json_int_t)mp_linear_parameters(row->d_out, row->d_in, result->rank)));
         }
     return all;
 }

@@ -50,7 +50,12 @@ static void warn_of_outcome(const mp_runner *run, const unit *u)
     const char *name = run->arch->states[u->state].name;
     long long block = (long long)u->item->block->index;
 
-    if (u->outcome.retries > 0 && isfinite(u->outcome.damping))
+    if (u->outcome.by_qr > 0)
+        mp_log(MP_LOG_WARNING,
+               "block %lld, %s: divide and conquer did not converge for %lld eigenproblems; QR "
+               "iteration (p?syev) solved them",
+               block, name, (long long)u->outcome.by_qr);
+    if (u->outcome.retries > u->outcome.by_qr)
         mp_log(MP_LOG_WARNING,
                "block %lld, %s: damping raised to %g after %lld failed factorisations", block, name,
                u->outcome.damping, (long long)u->outcome.retries);

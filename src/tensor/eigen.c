@@ -38,14 +38,6 @@ static mp_status allocate(int n, buffers *b)
     return MP_NEW(b->tau, n + 1, "reflectors");
 }
 
-static void lap(double *mark, double *seconds)
-{
-    double now = mp_seconds();
-
-    *seconds += now - *mark;
-    *mark = now;
-}
-
 static mp_status solve(int n, int k, double *a, double *values, double *vectors, buffers *b,
                        double seconds[3])
 {
@@ -53,14 +45,14 @@ static mp_status solve(int n, int k, double *a, double *values, double *vectors,
     int info = 0;
 
     dsytrd_("L", &n, a, &n, values, b->off, b->tau, b->work, &b->length, &info);
-    lap(&mark, &seconds[0]);
+    mp_lap(&mark, &seconds[0]);
     dstedc_("I", &n, values, b->off, vectors, &n, b->work, &b->length, b->iwork, &b->integers,
             &info);
     if (info != 0) return mp_fail(MP_ERR_NUMERIC, "dstedc did not converge (info %d)", info);
-    lap(&mark, &seconds[1]);
+    mp_lap(&mark, &seconds[1]);
     dormtr_("L", "L", "N", &n, &k, a, &n, b->tau, vectors + (int64_t)(n - k) * n, &n, b->work,
             &b->length, &info);
-    lap(&mark, &seconds[2]);
+    mp_lap(&mark, &seconds[2]);
     return MP_OK;
 }
 

@@ -3,6 +3,7 @@
 #define MPRESS_TESTS_LAUNCH_H
 
 #include <criterion/criterion.h>
+#include <jansson.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -88,6 +89,19 @@ static inline void expect_true(const char *command)
 
     run_shell(&o, command);
     cr_assert_eq(o.code, 0, "%s: %s", command, o.text);
+}
+
+/* scratch/out/report.json; ended by json_decref. */
+static inline json_t *read_report(const char *scratch, const char *out)
+{
+    char path[256];
+    json_error_t error;
+    json_t *report;
+
+    snprintf(path, sizeof path, "%s/%s/report.json", scratch, out);
+    report = json_load_file(path, 0, &error);
+    cr_assert_not_null(report, "%s: %s", path, error.text);
+    return report;
 }
 
 #endif

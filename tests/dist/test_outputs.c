@@ -15,18 +15,6 @@ enum { SECONDS = 60 };
 
 #define CALIB " --calib $G/calib.safetensors --nsamples 3"
 
-static json_t *read_report(const char *scratch, const char *out)
-{
-    char path[256];
-    json_error_t error;
-    json_t *report;
-
-    snprintf(path, sizeof path, "%s/%s/report.json", scratch, out);
-    report = json_load_file(path, 0, &error);
-    cr_assert_not_null(report, "%s: %s", path, error.text);
-    return report;
-}
-
 Test(outputs, export_later_is_the_same_byte_for_byte, .timeout = 300)
 {
     static struct outcome o;

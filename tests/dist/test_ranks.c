@@ -13,18 +13,6 @@ enum { CANDIDATES = 2 * 7 * 6, BLOCK_PARAMETERS = 737280, BLOCKS = 6 };
     "--method asvd+ --rank-policy sensitivity --blocks 3:5 --calib $G/calib.safetensors "          \
     "--nsamples 5 --seqlen 64 --no-export"
 
-static json_t *read_report(const char *scratch, const char *out)
-{
-    char path[256];
-    json_error_t error;
-    json_t *report;
-
-    snprintf(path, sizeof path, "%s/%s/report.json", scratch, out);
-    report = json_load_file(path, 0, &error);
-    cr_assert_not_null(report, "%s: %s", path, error.text);
-    return report;
-}
-
 /* One row of the table; its rank is that of its ratio. */
 static void check_row(const json_t *row)
 {

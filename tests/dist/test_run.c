@@ -96,9 +96,7 @@ ParameterizedTest(struct row *r, run, gives_the_reference_perplexity, .timeout =
              (int)member(reference, "eval_seqlen"));
     launch(&o, 2, arguments);
     cr_assert_eq(o.code, 0, "%s", o.text);
-    snprintf(path, sizeof path, "%s/out/report.json", scratch);
-    report = json_load_file(path, 0, NULL);
-    cr_assert_not_null(report);
+    report = read_report(scratch, "out");
     perplexity = json_object_get(report, "perplexity");
     fprintf(stderr, "%s: %.4f, reference %.4f\n", r->name, member(perplexity, "after"), expected);
     cr_expect(fabs(member(perplexity, "before") / dense - 1.0) < 0.001, "dense %.4f, expected %.4f",
@@ -145,13 +143,13 @@ Test(run, does_not_depend_on_the_number_of_ranks, .timeout = 600)
 static void compare_reports(const char *scratch, int ranks)
 {
     json_t *reports[2], *linears[2];
-    char path[256];
+    char out[16];
 
     for (int i = 0; i < 2; i++) {
-        snprintf(path, sizeof path, "%s/%d/report.json", scratch, i == 0 ? 1 : ranks);
-        reports[i] = json_load_file(path, 0, NULL);
+        snprintf(out, sizeof out, "%d", i == 0 ? 1 : ranks);
+        reports[i] = read_report(scratch, out);
         linears[i] = json_object_get(reports[i], "linears");
-        cr_assert_gt(json_array_size(linears[i]), 20, "%s", path);
+        cr_assert_gt(json_array_size(linears[i]), 20, "%s ranks", out);
     }
     cr_assert_eq(json_array_size(linears[0]), json_array_size(linears[1]));
     for (size_t i = 0; i < json_array_size(linears[0]); i++) {
@@ -203,8 +201,7 @@ static double error_of_biased(const char *scratch, const char *option)
         MPRESS_DATA, scratch, option, MPRESS_DATA);
     launch(&o, 2, arguments);
     cr_assert_eq(o.code, 0, "%s", o.text);
-    snprintf(arguments, sizeof arguments, "%s/out/report.json", scratch);
-    report = json_load_file(arguments, 0, NULL);
+    report = read_report(scratch, "out");
     for (size_t i = 0; i < 3; i++)
         sum += member(json_array_get(json_object_get(report, "linears"), i), "rel_error");
     json_decref(report);
