@@ -12,17 +12,6 @@
 #include <string.h>
 #include <unistd.h>
 
-/* The source of a checkpoint on this rank against the model it was made from. */
-static mp_status same_as_model(const fixture *f, const char *out)
-{
-    mp_source *source = NULL;
-    mp_status st = mp_checkpoint_open(out, &source);
-
-    if (st == MP_OK) st = fixture_same(f->source, source);
-    mp_source_close(&source);
-    return mp_comm_agree(f->comm, st);
-}
-
 static mp_status round_trip(const fixture *f)
 {
     MP_TRY(fixture_run(f, f->comm, f->out, 0));
@@ -30,7 +19,7 @@ static mp_status round_trip(const fixture *f)
     MP_EXPECT(!fixture_has(f->comm, f->out, "blocks/00000.h5.tmp"));
     MP_EXPECT(!fixture_has(f->comm, f->out, "blocks/rest.h5.tmp"));
     MP_EXPECT(fixture_has(f->comm, f->out, "assets/tokenizer.json"));
-    return same_as_model(f, f->out);
+    return fixture_same_as_model(f, f->out);
 }
 
 static mp_status every_dtype_comes_back_bit_for_bit(const mp_comm *comm)
@@ -152,11 +141,11 @@ static mp_status overwrite_own(const fixture *f)
     MP_TRY(fixture_file(f->comm, f->out, "blocks/00009.h5", "of an earlier model"));
     MP_TRY(fixture_expect(f->comm, fixture_run(f, f->comm, f->out, 0), MP_ERR_FORMAT,
                           "holds another run"));
-    MP_TRY(same_as_model(f, f->out));
+    MP_TRY(fixture_same_as_model(f, f->out));
     MP_TRY(fixture_run(f, f->comm, f->out, 1));
     MP_EXPECT(fixture_has(f->comm, f->out, "notes.txt"));
     MP_EXPECT(!fixture_has(f->comm, f->out, "blocks/00009.h5"));
-    return same_as_model(f, f->out);
+    return fixture_same_as_model(f, f->out);
 }
 
 static mp_status another_run_is_refused_or_overwritten_on_request(const mp_comm *comm)
@@ -173,7 +162,7 @@ static mp_status overwrite_source(const fixture *f)
     snprintf(inner.model, sizeof inner.model, "%.80s/assets", f->out);
     st = fixture_run(&inner, f->comm, f->out, 1);
     MP_TRY(fixture_expect(f->comm, st, MP_ERR_ARG, "is to be read"));
-    return same_as_model(f, f->out);
+    return fixture_same_as_model(f, f->out);
 }
 
 static mp_status model_inside_of_out_is_never_overwritten(const mp_comm *comm)
@@ -198,7 +187,7 @@ static mp_status after_a_kill(const fixture *f)
         fixture_expect(f->comm, st, MP_ERR_FORMAT, "1 of 3 blocks are there, block 1 is missing"));
     MP_GO(fixture_put_block(f, checkpoint, 1));
     MP_GO(fixture_put_block(f, checkpoint, 2));
-    MP_GO(same_as_model(f, f->out));
+    MP_GO(fixture_same_as_model(f, f->out));
     /* a line that the kill cut short does not count */
     if (f->comm->rank == 0) {
         char path[160];
@@ -210,7 +199,7 @@ static mp_status after_a_kill(const fixture *f)
         fclose(journal);
     }
     MP_GO(mp_comm_agree(f->comm, MP_OK));
-    MP_GO(same_as_model(f, f->out));
+    MP_GO(fixture_same_as_model(f, f->out));
     /* model.h5 was not there yet: no checkpoint, but ours to overwrite */
     if (f->comm->rank == 0) {
         char path[160];
@@ -222,7 +211,7 @@ static mp_status after_a_kill(const fixture *f)
     if (mp_checkpoint_is(f->out)) st = mp_fail(MP_ERR_NUMERIC, "a checkpoint without model.h5");
     MP_GO(mp_comm_agree(f->comm, st));
     MP_GO(fixture_run(f, f->comm, f->out, 1));
-    MP_GO(same_as_model(f, f->out));
+    MP_GO(fixture_same_as_model(f, f->out));
 out:
     mp_checkpoint_free(checkpoint);
     json_decref(run);
@@ -266,7 +255,7 @@ static mp_status other_formats(const fixture *f)
         MP_TRY(fixture_expect(f->comm, st, MP_ERR_FORMAT, names[i]));
         MP_TRY(set_format(f, names[i], 1));
     }
-    return same_as_model(f, f->out);
+    return fixture_same_as_model(f, f->out);
 }
 
 static mp_status another_format_number_is_refused(const mp_comm *comm)
@@ -295,90 +284,6 @@ static mp_status damaged_files(const fixture *f)
 static mp_status damaged_files_are_named(const mp_comm *comm)
 {
     return fixture_with(comm, damaged_files);
-}
-
-static mp_status unwritable(const fixture *f)
-{
-    char path[160];
-    mp_status st = fixture_run(f, f->comm, "/proc/mpress/out", 0);
-
-    MP_TRY(fixture_expect(f->comm, st, MP_ERR_IO, "/proc/mpress"));
-    snprintf(path, sizeof path, "%s/config.json", f->model);
-    MP_TRY(fixture_expect(f->comm, fixture_run(f, f->comm, path, 1), MP_ERR_FORMAT, "a file"));
-    MP_EXPECT(fixture_has(f->comm, f->model, "config.json"));
-    return MP_OK;
-}
-
-static mp_status place_that_cannot_be_written_is_an_error_on_all_ranks(const mp_comm *comm)
-{
-    return fixture_with(comm, unwritable);
-}
-
-/* No rank can reserve, or (rank > 0) one rank cannot write its rows of a block. */
-static mp_status full_disk(const fixture *f, int rank)
-{
-    mp_checkpoint *checkpoint = NULL;
-    json_t *run = json_object();
-    mp_status st;
-
-    MP_GO(
-        mp_checkpoint_create(f->comm, f->out, f->model, &f->arch, f->source, run, 0, &checkpoint));
-    MP_GO(fixture_put_block(f, checkpoint, 0));
-    if (f->comm->rank == rank) fixture_limit_files(30000);
-    st = fixture_put_block(f, checkpoint, 1);
-    fixture_limit_files(-1);
-    MP_GO(fixture_expect(f->comm, st, MP_ERR_IO, "blocks/00001.h5.tmp: "));
-    if (fixture_has(f->comm, f->out, "blocks/00001.h5.tmp") ||
-        fixture_has(f->comm, f->out, "blocks/00001.h5"))
-        st = mp_fail(MP_ERR_NUMERIC, "a block that failed was left behind");
-    MP_GO(mp_comm_agree(f->comm, st));
-    /* the run may go on where the space comes back */
-    MP_GO(fixture_put_block(f, checkpoint, 1));
-    MP_GO(fixture_put_block(f, checkpoint, 2));
-    MP_GO(same_as_model(f, f->out));
-out:
-    mp_checkpoint_free(checkpoint);
-    json_decref(run);
-    return st;
-}
-
-static mp_status full_disk_at_rank_0(const fixture *f)
-{
-    return full_disk(f, 0);
-}
-
-static mp_status full_disk_at_last_rank(const fixture *f)
-{
-    return full_disk(f, f->comm->size - 1);
-}
-
-static mp_status full_disk_leaves_the_earlier_blocks_and_no_later_one(const mp_comm *comm)
-{
-    return fixture_with(comm, full_disk_at_rank_0);
-}
-
-static mp_status failed_write_of_one_rank_is_an_error_on_all(const mp_comm *comm)
-{
-    return fixture_with(comm, full_disk_at_last_rank);
-}
-
-static mp_status full_disk_at_start(const fixture *f)
-{
-    for (int rank = 0; rank < f->comm->size; rank++) {
-        mp_status st;
-
-        if (f->comm->rank == rank) fixture_limit_files(8000);
-        st = fixture_run(f, f->comm, f->out, 0);
-        fixture_limit_files(-1);
-        MP_TRY(fixture_expect(f->comm, st, MP_ERR_IO, "blocks/rest.h5.tmp: "));
-        MP_EXPECT(!fixture_has(f->comm, f->scratch, "out"));
-    }
-    return MP_OK;
-}
-
-static mp_status full_disk_at_the_start_leaves_no_directory(const mp_comm *comm)
-{
-    return fixture_with(comm, full_disk_at_start);
 }
 
 static mp_status wrong_slabs(const fixture *f)
@@ -497,12 +402,6 @@ const mp_case cases_checkpoint[] = {
     {"leftovers_of_a_killed_run_do_no_harm", leftovers_of_a_killed_run_do_no_harm},
     {"another_format_number_is_refused", another_format_number_is_refused},
     {"damaged_files_are_named", damaged_files_are_named},
-    {"place_that_cannot_be_written_is_an_error_on_all_ranks",
-     place_that_cannot_be_written_is_an_error_on_all_ranks},
-    {"full_disk_leaves_the_earlier_blocks_and_no_later_one",
-     full_disk_leaves_the_earlier_blocks_and_no_later_one},
-    {"failed_write_of_one_rank_is_an_error_on_all", failed_write_of_one_rank_is_an_error_on_all},
-    {"full_disk_at_the_start_leaves_no_directory", full_disk_at_the_start_leaves_no_directory},
     {"slabs_that_do_not_fit_together_are_refused", slabs_that_do_not_fit_together_are_refused},
     {"model_file_shows_the_whole_model_through_links",
      model_file_shows_the_whole_model_through_links},

@@ -404,3 +404,13 @@ mp_status fixture_expect(const mp_comm *comm, mp_status st, mp_status expected, 
         mine = mp_fail(MP_ERR_NUMERIC, "expected \"%s\" in: %.500s", words, mp_error_message());
     return mp_comm_agree(comm, mine);
 }
+
+mp_status fixture_same_as_model(const fixture *f, const char *out)
+{
+    mp_source *source = NULL;
+    mp_status st = mp_checkpoint_open(out, &source);
+
+    if (st == MP_OK) st = fixture_same(f->source, source);
+    mp_source_close(&source);
+    return mp_comm_agree(f->comm, st);
+}

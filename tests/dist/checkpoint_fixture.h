@@ -52,4 +52,7 @@ void fixture_limit_files(int64_t bytes);
 /* A communicator of rank 0 alone, NULL on the other ranks.  Collective. */
 mp_status fixture_alone(const mp_comm *comm, mp_comm **alone);
 
+/* The source of a checkpoint on this rank against the model it was made from. */
+mp_status fixture_same_as_model(const fixture *f, const char *out);
+
 #endif

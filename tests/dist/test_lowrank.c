@@ -1,4 +1,4 @@
-/* Whole runs whose ranks are searched for: what the report says of them, and what is refused. */
+/* Whole runs of low rank: ranks that are searched for, and factors that are exported and read again. */
 #include <criterion/criterion.h>
 
 #include "launch.h"
@@ -87,7 +87,7 @@ static void check_same(const json_t *one, const json_t *other)
                   "linear map %zu", i);
 }
 
-Test(ranks, by_sensitivity_keep_to_the_target_on_any_number_of_ranks, .timeout = 300)
+Test(lowrank, by_sensitivity_keep_to_the_target_on_any_number_of_ranks, .timeout = 300)
 {
     static struct outcome o;
     char scratch[64];
@@ -121,7 +121,7 @@ static void expect_refusal(struct outcome *o, const char *arguments, const char 
                        o->text);
 }
 
-Test(ranks, that_cannot_be_searched_for_are_refused, .timeout = 300)
+Test(lowrank, that_cannot_be_searched_for_are_refused, .timeout = 300)
 {
     static struct outcome o;
     char scratch[64];
@@ -135,5 +135,76 @@ Test(ranks, that_cannot_be_searched_for_are_refused, .timeout = 300)
     expect_refusal(&o, "compress $M $S/out --ratio 0.3 " SEARCH,
                    "--ratio 0.3: the lowest ratio that a search by sensitivity can reach is 0.3");
     expect_true("test ! -e $S/out/search && test -z \"$(ls $S/out/blocks | grep -v rest)\"");
+    scratch_remove(scratch);
+}
+
+#define CALIB " --calib $G/calib.safetensors --nsamples 3"
+
+static double perplexity_of(struct outcome *o, const char *model)
+{
+    char arguments[256];
+    json_error_t error;
+    json_t *object;
+    double value = NAN;
+
+    snprintf(arguments, sizeof arguments,
+             "eval %s --data $G/eval.safetensors --seqlen 256 --max-windows 6 2>/dev/null", model);
+    expect_success(o, 2, arguments);
+    object = json_loads(o->text, 0, &error);
+    cr_assert_not_null(object, "%s", o->text);
+    value = json_number_value(json_object_get(object, "perplexity"));
+    json_decref(object);
+    return value;
+}
+
+/* The checkpoint, its factored export and the dense one: the same model, read three ways. */
+Test(lowrank, factors_are_exported_as_factors_and_multiplied_out, .timeout = 300)
+{
+    static struct outcome o;
+    char scratch[64];
+    double run, factored, dense;
+    json_t *report;
+    json_int_t stored, full;
+
+    places_make(scratch);
+    expect_success(&o, 2, "compress $M $S/out --method asvd+ --ratio 0.7" CALIB);
+    expect_success(&o, 3, "export $S/out $S/later");
+    expect_true("diff -r $S/out/hf $S/later");
+    expect_success(&o, 3, "export $S/out $S/dense --dense");
+    expect_true("cmp $M/config.json $S/dense/config.json && ! ls $S/dense/*.py 2>/dev/null");
+    expect_true("test $(stat -c %s $S/later/model.safetensors) -lt "
+                "$(stat -c %s $S/dense/model.safetensors)");
+    run = perplexity_of(&o, "$S/out");
+    factored = perplexity_of(&o, "$S/later");
+    dense = perplexity_of(&o, "$S/dense");
+    cr_expect_eq(run, factored, "%g and %g", run, factored);
+    cr_expect(fabs(dense / run - 1.0) < 1e-2 && dense != run, "%g and %g", run, dense);
+    report = read_report(scratch, "out");
+    cr_assert_eq(json_unpack(report, "{s:{s:I, s:I}}", "bytes", "stored", &stored, "dense", &full),
+                 0);
+    cr_expect(stored < full && full > 10000000, "%d of %d", (int)stored, (int)full);
+    json_decref(report);
+    scratch_remove(scratch);
+}
+
+/* One half of the maps is factored, then the other is pruned in what came of it. */
+Test(lowrank, a_factored_model_can_be_compressed_further, .timeout = 300)
+{
+    static struct outcome o;
+    char scratch[64];
+    json_t *report;
+    double ratio;
+
+    places_make(scratch);
+    expect_success(&o, 2, "compress $M $S/out --method asvd+ --ratio 0.5 --skip mlp" CALIB);
+    expect_success(
+        &o, 2, "compress $S/out/hf $S/again --method wanda --sparsity 2:4 --skip self_attn" CALIB);
+    cr_expect_eq(perplexity_of(&o, "$S/again"), perplexity_of(&o, "$S/again/hf"));
+    expect_true("cmp $S/out/hf/config.json $S/again/hf/config.json");
+    report = read_report(scratch, "again");
+    cr_assert_eq(json_unpack(report, "{s:{s:F}}", "parameters", "ratio", &ratio), 0);
+    cr_expect(ratio < 0.9 && json_array_size(json_object_get(report, "linears")) == 18, "%g",
+              ratio);
+    json_decref(report);
     scratch_remove(scratch);
 }
