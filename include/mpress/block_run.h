@@ -43,7 +43,8 @@ typedef struct mp_runner {
     const int64_t *ranks; /* [n_linears] of the block at hand, where the method factors; borrowed */
     int spectra_only;     /* the items' spectra are wanted, and the weights left as they are */
     mp_hidden *hidden;    /* NULL where nothing is calibrated; borrowed */
-    int batch;            /* blocks whose weights are held at once; 1 if not set */
+    mp_dtype hidden_dtype; /* that hidden states are rounded to between blocks: MP_F32 or MP_BF16 */
+    int batch;             /* blocks whose weights are held at once; 1 if not set */
     mp_block *blocks[MP_MAX_BATCH]; /* [batch], owned */
     mp_block *block;                /* the one at hand, of these */
     mp_forward *forward;
@@ -68,6 +69,10 @@ void mp_runner_close(mp_runner *runner);
  * Collective; the status is agreed. */
 mp_status mp_runner_block(mp_runner *runner, const int *skip, int is_last,
                           mp_linear_result *results);
+
+/* The hidden states through the block in runner->block as it stands: what becomes of them in a block that
+ * an earlier run has compressed.  Collective; the status is agreed. */
+mp_status mp_runner_replay(mp_runner *runner);
 
 /* One block of a batch. */
 typedef struct mp_batch_item {

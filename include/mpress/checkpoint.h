@@ -7,7 +7,10 @@
  *   OUT/blocks/rest.h5    embedding, final norm, head and whatever else stands outside the blocks
  *   OUT/blocks/NNNNN.h5   one block: /self_attn.q_proj/weight, /self_attn.q_proj/mask, ...
  *   OUT/assets/           config.json, tokenizer and whatever else a loader wants, unchanged
- *   OUT/journal.jsonl     a block counts when it is named here
+ *   OUT/hidden/NNNNN.safetensors   hidden states after block NNNNN, [sequence][token][d_model], the
+ *                         newest ones only and while the run is unfinished
+ *   OUT/journal.jsonl     a block counts when it is named here, with the checksums of its file
+ *   OUT/lock              held by the run at work in OUT
  *   OUT/calib.safetensors, OUT/log.jsonl, OUT/report.json, OUT/hf/   written by others
  *
  * A factored linear map has A [d_out, rank] and B [rank, d_in] in place of its weight.
@@ -26,6 +29,7 @@
 
 #include "mpress/arch.h"
 #include "mpress/comm.h"
+#include "mpress/hidden.h"
 #include "mpress/source.h"
 
 #include <jansson.h>
@@ -49,28 +53,71 @@ typedef struct mp_slab {
 typedef struct mp_linear_record {
     const char *name;   /* "self_attn.q_proj" */
     const char *method; /* "sparsegpt", or "dense" where it was left alone */
-    int64_t d_out, d_in, tokens, dead, retries;
+    int64_t d_out, d_in, tokens, dead, retries, by_qr;
     int64_t rank;                              /* of the factors; 0 where the weight is dense */
     double damping, rel_error, sparsity, kept; /* NaN where it does not apply */
 } mp_linear_record;
 
+/* What becomes of an earlier run in the directory. */
+typedef enum mp_start {
+    MP_START_NEW,       /* it is refused */
+    MP_START_OVERWRITE, /* it is removed */
+    MP_START_RESUME,    /* it is continued, if it is the same one */
+    MP_START_REQUIRE    /* the same, and there must be one */
+} mp_start;
+
 /* Starts a run in `dir`: creates it, copies the assets of `model_dir`, writes model.h5 and rest.h5
  * (read from `source` in parallel).  `run` is the record of the run (options, model identity), an
- * object.  Tensors of the source that the architecture does not name are carried along in rest.h5.
+ * object; its member "identity" says which runs are the same.  Tensors of the source that the
+ * architecture does not name are carried along in rest.h5.
  *
- * A `dir` that is neither absent nor empty is MP_ERR_FORMAT ("holds another run"), unless
- * `overwrite`, which removes what a run of mpress put there (also blocks/, assets/ and hf/ whole)
- * and nothing else; a directory that no run of mpress made is refused even then, and a model inside
- * of it is MP_ERR_ARG.  On error nothing is left in `dir`.  `comm` is borrowed as long as the
- * checkpoint.
+ * One that is resumed is read back first, by all ranks together; what does not fit its checksum is
+ * named in the log, does not count any more, and is made again: blocks by the caller, the others
+ * here.
+ *
+ * A `dir` that is neither absent nor empty is MP_ERR_FORMAT where MP_START_NEW, or where it holds a run
+ * of another identity (the message has the difference).  MP_START_OVERWRITE removes what a run of
+ * mpress put there (also blocks/, assets/ and hf/ whole) and nothing else; a directory that no run of
+ * mpress made is refused even then, and a model inside of it is MP_ERR_ARG.  A directory that
+ * another run holds at this moment is MP_ERR_FORMAT.  On error nothing is left in `dir`, or a run that
+ * was there is as it was.  `comm` is borrowed as long as the checkpoint.
  * Collective; the status is agreed.
  * Memory: 64 MiB per rank. */
 mp_status mp_checkpoint_create(const mp_comm *comm, const char *dir, const char *model_dir,
                                const mp_arch *arch, const mp_source *source, const json_t *run,
-                               int overwrite, mp_checkpoint **checkpoint);
+                               mp_start start, mp_checkpoint **checkpoint);
+
+/* Whether an earlier run is continued; what of it is there, whole.  `file` is relative to the directory:
+ * "calib.safetensors".  Local; the same on all ranks. */
+int mp_checkpoint_resumed(const mp_checkpoint *checkpoint);
+int mp_checkpoint_has(const mp_checkpoint *checkpoint, const char *file);
+int mp_checkpoint_has_block(const mp_checkpoint *checkpoint, int64_t block);
+int mp_checkpoint_is_finished(const mp_checkpoint *checkpoint);
+
+/* Takes files that others have written into the journal, with checksums of what is read back.
+ * Collective; the status is agreed. */
+mp_status mp_checkpoint_add_file(mp_checkpoint *checkpoint, const char *file);
+mp_status mp_checkpoint_add_folder(mp_checkpoint *checkpoint, const char *folder);
+
+/* Keeps what a resumed run would otherwise have to find again; `value` is consumed and must be the same
+ * on all ranks.  Collective; the status is agreed. */
+mp_status mp_checkpoint_note(mp_checkpoint *checkpoint, const char *name, json_t *value);
+
+/* What was noted; NULL where nothing was.  Borrowed. */
+const json_t *mp_checkpoint_noted(const mp_checkpoint *checkpoint, const char *name);
+
+/* Writes the hidden states after block `index`, in global order, so that any number of ranks can read
+ * them; they count with the block, which is to be put next, and replace those of earlier blocks.
+ * `dtype` is MP_F32 or MP_BF16.  Collective; the status is agreed. */
+mp_status mp_checkpoint_put_hidden(mp_checkpoint *checkpoint, int64_t index, mp_dtype dtype,
+                                   const mp_hidden *hidden);
+
+/* The block after which hidden states are there, -1 for none; and these states. */
+int64_t mp_checkpoint_hidden_block(const mp_checkpoint *checkpoint);
+mp_status mp_checkpoint_get_hidden(const mp_checkpoint *checkpoint, mp_hidden *hidden);
 
 /* Writes and commits block `index`: temporary name, space reserved, parallel write (at most 1 GiB
- * per rank and call), flush, close, sync, rename, directory sync, journal line.  The slabs must be
+ * per rank and call), flush, close, sync, rename, directory sync, read back, journal line.  The slabs must be
  * given in the same order on all ranks and cover every tensor of the block; the records are those
  * of rank 0.  On error the block is not there and no temporary file is left, and the earlier blocks
  * are intact.
@@ -79,7 +126,7 @@ mp_status mp_checkpoint_create(const mp_comm *comm, const char *dir, const char 
 mp_status mp_checkpoint_put_block(mp_checkpoint *checkpoint, int64_t index, const mp_slab *slabs,
                                   int n_slabs, const mp_linear_record *records, int n_records);
 
-/* The journal's last line: the run is complete.  Collective. */
+/* The journal's last line: the run is complete.  Hidden states are removed.  Collective; agreed. */
 mp_status mp_checkpoint_finish(mp_checkpoint *checkpoint);
 
 void mp_checkpoint_free(mp_checkpoint *checkpoint);
@@ -93,6 +140,9 @@ int mp_checkpoint_is(const char *path);
  * Errors: MP_ERR_FORMAT for an unfinished run (which block is missing), a file that has not the
  * size the journal says, another format number. */
 mp_status mp_checkpoint_open(const char *dir, mp_source **source);
+
+/* The same for an unfinished one: the blocks that are there.  Other files are not looked at. */
+mp_status mp_checkpoint_open_blocks(const char *dir, mp_source **source);
 
 /* What a checkpoint says of itself, finished or not; ended by json_decref; not collective.
  *   {"format", "blocks": how many the model has, "done": [0, 1, ...], "finished", "run",

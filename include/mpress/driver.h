@@ -14,13 +14,20 @@ typedef struct mp_job {
     const char *model, *out;
     const char *method, *sparsity, *calib, *bos, *propagate, *skip, *blocks, *eval;
     const char *rank_policy, *asvd_scale, *svd;
+    const char *resume;       /* auto, never, require */
+    const char *save_hidden;  /* auto, every=N, off */
+    const char *hidden_dtype; /* fp32, bf16 */
+    const char *max_time;     /* "SECONDS" or "HH:MM:SS"; NULL: no limit */
     int64_t nsamples, seqlen, seed, blocksize, eval_seqlen, max_windows, batch;
-    double state_ratio, damp, ratio, alpha, max_search_flop;
+    double state_ratio, damp, ratio, alpha, max_search_flop, stop_grace;
     int center, strict, no_export, overwrite;
-    json_t *options; /* the effective options, for the record; borrowed */
+    json_t *options;  /* the effective options, for the record; borrowed */
+    json_t *identity; /* of these, the ones that change the result; borrowed */
 } mp_job;
 
-/* Collective; the status is agreed. */
+/* An unfinished run of the same identity in OUT is continued (job->resume), one that is finished is left
+ * alone.  MP_ERR_STOPPED where the run was asked to stop (mpress/stop.h): the same call goes on.
+ * Collective; the status is agreed. */
 mp_status mp_compress(const mp_comm *comm, const mp_job *job);
 
 #endif

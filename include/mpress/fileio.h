@@ -48,4 +48,7 @@ mp_status mp_path_join(const char *dir, const char *name, char **path);
 /* CRC-32C (Castagnoli) of `length` bytes, continued from `crc` (0 to start). */
 uint32_t mp_crc32c(uint32_t crc, const void *bytes, size_t length);
 
+/* The same without the instruction of the processor. */
+uint32_t mp_crc32c_portable(uint32_t crc, const void *bytes, size_t length);
+
 #endif

@@ -5,7 +5,6 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
-#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -243,28 +242,4 @@ mp_status mp_path_join(const char *dir, const char *name, char **path)
     MP_TRY(mp_alloc((void **)path, (int64_t)(n + m) + 2, 1, 0, "a path"));
     sprintf(*path, "%s%s%s", dir, slash ? "/" : "", name);
     return MP_OK;
-}
-
-static uint32_t crc_table[256];
-
-/* One byte at a time, reflected polynomial 0x82f63b78 (RFC 3720, B.4). */
-static void build_crc_table(void)
-{
-    for (uint32_t i = 0; i < 256; i++) {
-        uint32_t c = i;
-
-        for (int bit = 0; bit < 8; bit++) c = (c >> 1) ^ (c & 1 ? 0x82f63b78u : 0);
-        crc_table[i] = c;
-    }
-}
-
-uint32_t mp_crc32c(uint32_t crc, const void *bytes, size_t length)
-{
-    static pthread_once_t built = PTHREAD_ONCE_INIT;
-    const unsigned char *p = bytes;
-
-    pthread_once(&built, build_crc_table);
-    crc = ~crc;
-    while (length-- > 0) crc = crc_table[(crc ^ *p++) & 0xff] ^ (crc >> 8);
-    return ~crc;
 }

@@ -1,28 +1,30 @@
-/* A run's checkpoint: begun, a block at a time, finished. */
+/* A run's checkpoint: begun or resumed, filled a file at a time, finished. */
 #include "mpress/checkpoint.h"
 
 #include "directory.h"
-#include "journal.h"
+#include "lock.h"
 #include "model_file.h"
 #include "mpress/export.h"
 #include "mpress/fileio.h"
+#include "mpress/json.h"
 #include "mpress/memory.h"
 #include "rest.h"
-#include "writer.h"
+#include "run_files.h"
+#include "segments.h"
 
-#include <math.h>
+#include <dirent.h>
+#include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
+#include <sys/random.h>
 #include <unistd.h>
-
-struct mp_checkpoint {
-    const mp_comm *comm;
-    char *dir;
-    int64_t n_blocks;
-};
 
 void mp_checkpoint_free(mp_checkpoint *checkpoint)
 {
     if (checkpoint == NULL) return;
+    mp_lock_release(checkpoint->lock);
+    mp_journal_free(&checkpoint->journal);
+    json_decref(checkpoint->hidden);
     mp_free(checkpoint->dir);
     mp_free(checkpoint);
 }
@@ -41,62 +43,195 @@ int mp_checkpoint_is(const char *path)
     return is;
 }
 
+mp_status mp_run_add(mp_checkpoint *run, const char *event, json_t *more)
+{
+    mp_status st = run->comm->rank == 0 ? mp_journal_add(&run->owner, event, more) : MP_OK;
+
+    st = mp_comm_agree(run->comm, st);
+    if (st == MP_OK) st = mp_journal_take(&run->journal, event, more, run->dir);
+    json_decref(more);
+    return mp_comm_agree(run->comm, st);
+}
+
+mp_status mp_run_add_file(mp_checkpoint *run, const char *event, const char *file, json_t *more)
+{
+    char *path = NULL;
+    json_t *record = NULL;
+    mp_status st = mp_comm_agree(run->comm, mp_path_join(run->dir, file, &path));
+
+    if (st == MP_OK) st = mp_segments_read(run->comm, path, file, &record);
+    if (st == MP_OK && more != NULL) (void)json_object_update(record, more);
+    json_decref(more);
+    mp_free(path);
+    return st == MP_OK ? mp_run_add(run, event, record) : st;
+}
+
+mp_status mp_checkpoint_add_file(mp_checkpoint *checkpoint, const char *file)
+{
+    return mp_run_add_file(checkpoint, "file", file, NULL);
+}
+
+/* The names in a folder of the run, as an array "folder/name", in their order; rank 0 only. */
+static mp_status list_folder(const char *dir, const char *folder, json_t *names)
+{
+    struct dirent **found = NULL;
+    char *path = NULL, name[512];
+    int count;
+
+    MP_TRY(mp_path_join(dir, folder, &path));
+    count = scandir(path, &found, NULL, alphasort);
+    mp_free(path);
+    if (count < 0) return mp_fail(MP_ERR_IO, "%s/%s: cannot be listed", dir, folder);
+    for (int i = 0; i < count; i++) {
+        snprintf(name, sizeof name, "%s/%s", folder, found[i]->d_name);
+        if (found[i]->d_name[0] != '.') json_array_append_new(names, json_string(name));
+        free(found[i]);
+    }
+    free(found);
+    return MP_OK;
+}
+
+mp_status mp_checkpoint_add_folder(mp_checkpoint *checkpoint, const char *folder)
+{
+    const mp_comm *comm = checkpoint->comm;
+    json_t *names = json_array(), *name;
+    size_t i;
+    mp_status st = comm->rank == 0 ? list_folder(checkpoint->dir, folder, names) : MP_OK;
+
+    MP_GO(mp_comm_agree(comm, st));
+    MP_GO(mp_run_share(comm, &names));
+    json_array_foreach (names, i, name)
+        MP_GO(mp_checkpoint_add_file(checkpoint, json_string_value(name)));
+out:
+    json_decref(names);
+    return st;
+}
+
 static mp_status copy_assets(const char *dir, const char *model_dir)
 {
     char *assets = NULL;
     mp_status st;
 
     MP_TRY(mp_path_join(dir, "assets", &assets));
-    st = mp_directory_make(assets);
+    st = mp_path_remove(assets);
+    if (st == MP_OK) st = mp_directory_make(assets);
     if (st == MP_OK) st = mp_assets_copy(model_dir, assets);
     mp_free(assets);
     return st;
 }
 
-/* The part of the start that comes after the directory is ours: rest.h5, assets, and last model.h5,
- * with which the directory becomes a checkpoint. */
-static mp_status fill_directory(const mp_checkpoint *c, const char *model_dir,
-                                const mp_source *source, const mp_rest *rest, const json_t *run)
+/* What stands outside the blocks, as far as it is not there. */
+static mp_status write_rest(mp_checkpoint *c, const mp_source *source, const mp_rest *rest)
 {
     char *path = NULL;
-    int64_t bytes = 0;
-    mp_status st = mp_rest_path(c->dir, &path);
+    mp_status st;
 
-    MP_GO(mp_comm_agree(c->comm, st));
-    MP_GO(mp_rest_write(c->comm, path, source, rest, &bytes));
-    if (c->comm->rank == 0) {
-        st = copy_assets(c->dir, model_dir);
-        if (st == MP_OK) st = mp_journal_rest(c->dir, bytes);
-        if (st == MP_OK) st = mp_model_file_write(c->dir, c->n_blocks, source, rest, run);
-    }
-    MP_GO(mp_comm_agree(c->comm, st));
+    if (mp_journal_bytes(&c->journal, MP_REST_FILE) >= 0) return MP_OK;
+    MP_GO(mp_comm_agree(c->comm, mp_rest_path(c->dir, &path)));
+    MP_GO(mp_rest_write(c->comm, &c->owner, path, source, rest));
+    MP_GO(mp_checkpoint_add_file(c, MP_REST_FILE));
 out:
     mp_free(path);
     return st;
 }
 
-static mp_status start(const mp_checkpoint *c, const char *model_dir, const mp_arch *arch,
-                       const mp_source *source, const json_t *run, int overwrite)
+static mp_status write_assets(mp_checkpoint *c, const char *model_dir)
+{
+    mp_status st;
+
+    if (mp_journal_bytes(&c->journal, "assets/config.json") >= 0) return MP_OK;
+    st = c->comm->rank == 0 ? copy_assets(c->dir, model_dir) : MP_OK;
+    MP_TRY(mp_comm_agree(c->comm, st));
+    return mp_checkpoint_add_folder(c, "assets");
+}
+
+/* The part of the start that comes after the directory is ours: rest.h5, assets, and last model.h5,
+ * with which the directory becomes a checkpoint. */
+static mp_status fill_directory(mp_checkpoint *c, const char *model_dir, const mp_source *source,
+                                const mp_rest *rest, const json_t *run)
+{
+    mp_status st;
+
+    MP_TRY(write_rest(c, source, rest));
+    MP_TRY(write_assets(c, model_dir));
+    if (mp_journal_bytes(&c->journal, "model.h5") >= 0) return MP_OK;
+    st = c->comm->rank == 0 ? mp_model_file_write(c->dir, c->n_blocks, source, rest, run) : MP_OK;
+    MP_TRY(mp_comm_agree(c->comm, st));
+    return mp_checkpoint_add_file(c, "model.h5");
+}
+
+/* An id that no other run has. */
+static mp_status name_owner(mp_checkpoint *c)
+{
+    uint64_t id = 0;
+
+    c->owner.dir = c->dir;
+    if (c->comm->rank == 0 && getrandom(&id, sizeof id, 0) != (ssize_t)sizeof id)
+        return mp_fail(MP_ERR_IO, "no random number for the id of a run");
+    snprintf(c->owner.run, sizeof c->owner.run, "%016llx", (unsigned long long)id);
+    return MP_OK;
+}
+
+static mp_status claim(mp_checkpoint *c, const char *const *reads, int n_reads, mp_start start,
+                       const json_t *identity, mp_claim *claimed)
+{
+    mp_status st = name_owner(c);
+
+    *claimed = (mp_claim){.lock = -1};
+    if (st == MP_OK && c->comm->rank == 0) {
+        st = mp_directory_claim(&c->owner, reads, n_reads, start, identity, claimed);
+        c->lock = claimed->lock;
+    }
+    MP_TRY(mp_comm_agree(c->comm, st));
+    MP_TRY(mp_comm_bcast(c->comm, c->owner.run, sizeof c->owner.run, 0));
+    MP_TRY(mp_comm_bcast(c->comm, &claimed->resumed, sizeof claimed->resumed, 0));
+    c->resumed = claimed->resumed;
+    return MP_OK;
+}
+
+/* All ranks know what rank 0 reads in the journal. */
+static mp_status share_journal(mp_checkpoint *c)
+{
+    char *path = NULL, *text = NULL;
+    size_t length = 0;
+    mp_status st;
+
+    MP_GO(mp_comm_agree(c->comm, mp_journal_path(c->dir, &path)));
+    st = c->comm->rank == 0 ? mp_file_read(path, (size_t)1 << 30, &text, &length) : MP_OK;
+    MP_GO(mp_comm_agree(c->comm, st));
+    MP_GO(mp_comm_bcast(c->comm, &length, sizeof length, 0));
+    if (c->comm->rank != 0) st = MP_NEW_RAW(text, length, "a journal");
+    MP_GO(mp_comm_agree(c->comm, st));
+    MP_GO(mp_comm_bcast(c->comm, text, length, 0));
+    MP_GO(mp_comm_agree(c->comm, mp_journal_parse(path, text, length, &c->journal)));
+out:
+    mp_free(text);
+    mp_free(path);
+    return st;
+}
+
+static mp_status start(mp_checkpoint *c, const char *model_dir, const mp_arch *arch,
+                       const mp_source *source, const json_t *run, mp_start how)
 {
     const char *const reads[] = {model_dir, source->path};
     mp_rest rest = {0};
-    int made = 0;
-    mp_status st = mp_rest_list(arch, source, &rest);
+    mp_claim claimed;
+    mp_status st;
 
-    if (st == MP_OK && c->comm->rank == 0)
-        st = mp_directory_take(c->dir, reads, 2, overwrite, &made);
-    st = mp_comm_agree(c->comm, st);
-    if (st == MP_OK) {
-        st = fill_directory(c, model_dir, source, &rest, run);
-        if (st != MP_OK && c->comm->rank == 0) mp_directory_give_back(c->dir, made);
-    }
+    MP_GO(mp_comm_agree(c->comm, mp_rest_list(arch, source, &rest)));
+    MP_GO(claim(c, reads, 2, how, json_object_get(run, "identity"), &claimed));
+    st = share_journal(c);
+    if (st == MP_OK && c->resumed) st = mp_run_verify(c);
+    if (st == MP_OK) st = fill_directory(c, model_dir, source, &rest, run);
+    if (st != MP_OK && c->comm->rank == 0) mp_directory_give_back(c->dir, &claimed);
+out:
     mp_free(rest.index);
     return st;
 }
 
 mp_status mp_checkpoint_create(const mp_comm *comm, const char *dir, const char *model_dir,
                                const mp_arch *arch, const mp_source *source, const json_t *run,
-                               int overwrite, mp_checkpoint **checkpoint)
+                               mp_start how, mp_checkpoint **checkpoint)
 {
     mp_checkpoint *c = NULL;
     mp_status st;
@@ -105,10 +240,11 @@ mp_status mp_checkpoint_create(const mp_comm *comm, const char *dir, const char 
     if (st == MP_OK) {
         c->comm = comm;
         c->n_blocks = arch->n_blocks;
+        c->lock = -1;
         st = mp_strdup(dir, &c->dir);
     }
     st = mp_comm_agree(comm, st);
-    if (st == MP_OK) st = start(c, model_dir, arch, source, run, overwrite);
+    if (st == MP_OK) st = start(c, model_dir, arch, source, run, how);
     if (st == MP_OK)
         *checkpoint = c;
     else
@@ -116,171 +252,48 @@ mp_status mp_checkpoint_create(const mp_comm *comm, const char *dir, const char 
     return st;
 }
 
-/* What the layout of a block needs. */
-typedef struct block {
-    int64_t index;
-    const mp_slab *slabs;
-    int n_slabs;
-    const mp_linear_record *records;
-    int n_records;
-} block;
-
-static mp_status put_real_if_known(hid_t group, const char *path, const char *name, double value)
+int mp_checkpoint_resumed(const mp_checkpoint *checkpoint)
 {
-    return isnan(value) ? MP_OK : mp_h5_put_real(group, path, name, value);
+    return checkpoint->resumed;
 }
 
-static mp_status put_record(hid_t file, const char *path, const mp_linear_record *record)
+int mp_checkpoint_has(const mp_checkpoint *checkpoint, const char *file)
 {
-    hid_t group = -1;
-    mp_status st;
-
-    MP_TRY(mp_h5_group(file, path, record->name, &group));
-    MP_GO(mp_h5_put_text(group, path, "method", record->method));
-    MP_GO(mp_h5_put_int(group, path, "d_out", record->d_out));
-    MP_GO(mp_h5_put_int(group, path, "d_in", record->d_in));
-    MP_GO(mp_h5_put_int(group, path, "tokens", record->tokens));
-    MP_GO(mp_h5_put_int(group, path, "dead", record->dead));
-    MP_GO(mp_h5_put_int(group, path, "retries", record->retries));
-    MP_GO(mp_h5_put_int(group, path, "rank", record->rank));
-    MP_GO(put_real_if_known(group, path, "damping", record->damping));
-    MP_GO(put_real_if_known(group, path, "rel_error", record->rel_error));
-    MP_GO(put_real_if_known(group, path, "sparsity", record->sparsity));
-    MP_GO(put_real_if_known(group, path, "kept", record->kept));
-out:
-    H5Gclose(group);
-    return st;
+    return mp_journal_bytes(&checkpoint->journal, file) >= 0;
 }
 
-static mp_tensor_info tensor_of(const mp_slab *slab)
+int mp_checkpoint_has_block(const mp_checkpoint *checkpoint, int64_t block)
 {
-    return (mp_tensor_info){.name = slab->name,
-                            .dtype = slab->dtype,
-                            .ndim = slab->ndim,
-                            .shape = {slab->shape[0], slab->shape[1]}};
+    return mp_journal_block(&checkpoint->journal, block) >= 0;
 }
 
-static mp_status lay_out_block(hid_t file, const char *path, const void *context)
+int mp_checkpoint_is_finished(const mp_checkpoint *checkpoint)
 {
-    const block *b = context;
+    int64_t there = 0;
 
-    MP_TRY(mp_h5_put_int(file, path, "format", MP_CHECKPOINT_FORMAT));
-    MP_TRY(mp_h5_put_int(file, path, "block", b->index));
-    for (int i = 0; i < b->n_slabs; i++) {
-        const mp_tensor_info info = tensor_of(&b->slabs[i]);
-
-        MP_TRY(mp_h5_add_tensor(file, path, &info));
-    }
-    for (int i = 0; i < b->n_records; i++) MP_TRY(put_record(file, path, &b->records[i]));
-    return MP_OK;
+    while (there < checkpoint->n_blocks && mp_checkpoint_has_block(checkpoint, there)) there++;
+    return checkpoint->journal.finished && there == checkpoint->n_blocks;
 }
 
-/* The ranks' ranges must cut the rows: their lengths sum to the number of rows N, and the
- * differences of the squares of their ends to N^2, which overlapping ranges miss. */
-static mp_status check_cut(const mp_comm *comm, const mp_slab *slabs, int n_slabs)
+mp_status mp_checkpoint_note(mp_checkpoint *checkpoint, const char *name, json_t *value)
 {
-    int64_t *sums = NULL;
-    mp_status st;
-
-    MP_GO(mp_comm_agree(comm, MP_NEW(sums, 2 * n_slabs, "the slabs of a block")));
-    for (int i = 0; i < n_slabs; i++) {
-        sums[2 * i] = slabs[i].n_rows;
-        sums[2 * i + 1] = slabs[i].n_rows * (2 * slabs[i].first_row + slabs[i].n_rows);
-    }
-    MP_GO(mp_comm_sum_int(comm, sums, 2 * n_slabs));
-    for (int i = 0; i < n_slabs; i++) {
-        int64_t rows = slabs[i].shape[0];
-
-        if (sums[2 * i] != rows || sums[2 * i + 1] != rows * rows)
-            MP_GO(mp_fail(MP_ERR_DIVERGED,
-                          "%s: the ranks' rows do not cut the %lld rows of the tensor",
-                          slabs[i].name, (long long)rows));
-    }
-out:
-    mp_free(sums);
-    return st;
+    return mp_run_add(checkpoint, "fact", json_pack("{s:s, s:o}", "name", name, "value", value));
 }
 
-/* The ranks must bring the same tensors. */
-static mp_status check_same(const mp_comm *comm, const block *b)
+const json_t *mp_checkpoint_noted(const mp_checkpoint *checkpoint, const char *name)
 {
-    uint32_t crc = 0;
-
-    for (int i = 0; i < b->n_slabs; i++) {
-        const mp_slab *slab = &b->slabs[i];
-        const int64_t numbers[] = {slab->dtype, slab->ndim, slab->shape[0],
-                                   slab->ndim > 1 ? slab->shape[1] : 1};
-
-        crc = mp_crc32c(crc, slab->name, strlen(slab->name));
-        crc = mp_crc32c(crc, numbers, sizeof numbers);
-    }
-    MP_TRY(mp_comm_same(comm, b->index, "the block to write"));
-    MP_TRY(mp_comm_same(comm, b->n_slabs, "the number of tensors of a block"));
-    return mp_comm_same(comm, crc, "the list of tensors of a block");
-}
-
-/* Opening a data set is collective, so that all ranks stop at the same tensor. */
-static mp_status write_slab(const mp_writer *writer, const mp_slab *slab)
-{
-    const int64_t first[2] = {slab->first_row, 0}, count[2] = {slab->n_rows, slab->shape[1]};
-    hid_t set = -1;
-    mp_status st;
-
-    MP_GO(mp_comm_agree(writer->comm,
-                        mp_h5_open_tensor(writer->file, writer->temporary, slab->name, &set)));
-    st = mp_h5_write(set, writer->temporary, slab->dtype, slab->ndim, first, count, slab->data);
-    MP_GO(mp_comm_agree(writer->comm, st));
-out:
-    if (set >= 0) H5Dclose(set);
-    return st;
-}
-
-static mp_status write_block(const mp_comm *comm, const char *path, const block *b, int64_t *bytes)
-{
-    int64_t room = MP_H5_EMPTY_ROOM;
-    mp_writer writer;
-    mp_status st = MP_OK;
-
-    for (int i = 0; i < b->n_slabs; i++) {
-        const mp_tensor_info info = tensor_of(&b->slabs[i]);
-
-        room += mp_h5_room(&info);
-    }
-    MP_TRY(mp_writer_open(&writer, comm, path, room, lay_out_block, b));
-    for (int i = 0; i < b->n_slabs && st == MP_OK; i++) st = write_slab(&writer, &b->slabs[i]);
-    return mp_writer_commit(&writer, st, bytes);
-}
-
-mp_status mp_checkpoint_put_block(mp_checkpoint *checkpoint, int64_t index, const mp_slab *slabs,
-                                  int n_slabs, const mp_linear_record *records, int n_records)
-{
-    const mp_comm *comm = checkpoint->comm;
-    const block b = {index, slabs, n_slabs, records, n_records};
-    char *path = NULL;
-    int64_t bytes = 0;
-    mp_status st;
-
-    MP_TRY(check_same(comm, &b));
-    MP_TRY(check_cut(comm, slabs, n_slabs));
-    st = index >= 0 && index < checkpoint->n_blocks
-             ? mp_block_path(checkpoint->dir, index, &path)
-             : mp_fail(MP_ERR_INTERNAL, "block %lld of %lld", (long long)index,
-                       (long long)checkpoint->n_blocks);
-    MP_GO(mp_comm_agree(comm, st));
-    MP_GO(write_block(comm, path, &b, &bytes));
-    if (comm->rank == 0) {
-        st = mp_journal_block(checkpoint->dir, index, bytes);
-        if (st != MP_OK) unlink(path); /* not in the journal, so it must not look as if it were */
-    }
-    MP_GO(mp_comm_agree(comm, st));
-out:
-    mp_free(path);
-    return st;
+    return json_object_get(checkpoint->journal.facts, name);
 }
 
 mp_status mp_checkpoint_finish(mp_checkpoint *checkpoint)
 {
-    mp_status st = checkpoint->comm->rank == 0 ? mp_journal_finish(checkpoint->dir) : MP_OK;
+    char *path = NULL;
+    mp_status st;
 
+    MP_TRY(mp_run_add(checkpoint, "finish", json_object()));
+    if (checkpoint->comm->rank != 0) return mp_comm_agree(checkpoint->comm, MP_OK);
+    st = mp_path_join(checkpoint->dir, "hidden", &path);
+    if (st == MP_OK) st = mp_path_remove(path);
+    mp_free(path);
     return mp_comm_agree(checkpoint->comm, st);
 }

@@ -16,7 +16,8 @@ static mp_status no_memory(const char *path)
 /* Copies integer and real attributes of a group into `record`, the real ones if they are there. */
 static mp_status read_numbers(hid_t group, const char *path, json_t *record)
 {
-    static const char *const integers[] = {"d_out", "d_in", "tokens", "dead", "retries", "rank"};
+    static const char *const integers[] = {"d_out", "d_in",    "tokens", "dead",
+                                           "rank",  "retries", "by_qr"};
     static const char *const reals[] = {"damping", "rel_error", "sparsity", "kept"};
     int failed = 0;
 
@@ -94,11 +95,11 @@ static mp_status read_block(const char *dir, int64_t block, json_t *linears)
     return st;
 }
 
-static mp_status read_blocks(const char *dir, const mp_journal *journal, json_t *done,
-                             json_t *linears)
+static mp_status read_blocks(const char *dir, int64_t n_blocks, const mp_journal *journal,
+                             json_t *done, json_t *linears)
 {
-    for (int64_t b = 0; b < journal->n_blocks; b++) {
-        if (journal->blocks[b] < 0) continue;
+    for (int64_t b = 0; b < n_blocks; b++) {
+        if (mp_journal_block(journal, b) < 0) continue;
         if (json_array_append_new(done, json_integer(b)) != 0) return no_memory(dir);
         MP_TRY(read_block(dir, b, linears));
     }
@@ -113,8 +114,8 @@ mp_status mp_checkpoint_describe(const char *dir, json_t **description)
     mp_status st;
 
     MP_GO(mp_model_file_read(dir, &n_blocks, &run));
-    MP_GO(mp_journal_read(dir, n_blocks, &journal));
-    MP_GO(read_blocks(dir, &journal, done, linears));
+    MP_GO(mp_journal_read(dir, &journal));
+    MP_GO(read_blocks(dir, n_blocks, &journal, done, linears));
     *description = json_pack("{s:i, s:I, s:O, s:b, s:O, s:O}", "format", MP_CHECKPOINT_FORMAT,
                              "blocks", (json_int_t)n_blocks, "done", done, "finished",
                              journal.finished, "run", run, "linears", linears);

@@ -1,10 +1,13 @@
 #include "directory.h"
 
 #include "hf.h"
-#include "journal.h"
+#include "lock.h"
 #include "mpress/fileio.h"
 #include "mpress/memory.h"
+#include "mpress/json.h"
 
+#include <dirent.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -16,6 +19,7 @@ static const char *const own_names[] = {
     "model.h5",
     "model.h5.tmp",
     "blocks",
+    "hidden",
     "assets",
     "hf",
     "search",
@@ -25,11 +29,12 @@ static const char *const own_names[] = {
     "log.jsonl",
     "report.json",
     "report.json.tmp",
+    "stop",
     "journal.jsonl.tmp",
     "journal.jsonl",
 };
 
-mp_status mp_directory_clear(const char *dir)
+static mp_status clear(const char *dir)
 {
     for (size_t i = 0; i < sizeof own_names / sizeof own_names[0]; i++) {
         char *path = NULL;
@@ -43,10 +48,16 @@ mp_status mp_directory_clear(const char *dir)
     return MP_OK;
 }
 
-void mp_directory_give_back(const char *dir, int made)
+void mp_directory_give_back(const char *dir, const mp_claim *claim)
 {
-    (void)mp_directory_clear(dir);
-    if (made) (void)rmdir(dir); /* stays if somebody else has put something there meanwhile */
+    char *lock = NULL;
+
+    if (claim->resumed) return;
+    (void)clear(dir);
+    if (mp_path_join(dir, MP_LOCK_FILE, &lock) == MP_OK) (void)mp_path_remove(lock);
+    mp_free(lock);
+    if (claim->made)
+        (void)rmdir(dir); /* stays if somebody else has put something there meanwhile */
 }
 
 /* Whether `path` is `dir` or lies in it, whatever links lead there. */
@@ -68,41 +79,164 @@ static mp_status remove_old_run(const char *dir, const char *const *reads, int n
         if (is_inside(reads[i], dir))
             return mp_fail(MP_ERR_ARG, "%s: --overwrite would remove it, but it is to be read",
                            reads[i]);
-    return mp_directory_clear(dir);
+    return clear(dir);
 }
 
-static mp_status make(const char *dir)
+/* A new run: the directory, its journal, blocks/. */
+static mp_status begin(const mp_owner *owner, const json_t *identity)
 {
     char *blocks = NULL;
     mp_status st;
 
-    MP_TRY(mp_path_join(dir, "blocks", &blocks));
-    st = mp_directory_make(dir);
-    if (st == MP_OK) st = mp_journal_start(dir);
+    MP_TRY(mp_path_join(owner->dir, "blocks", &blocks));
+    st = mp_journal_start(owner, identity);
     if (st == MP_OK) st = mp_directory_make(blocks);
     mp_free(blocks);
     return st;
 }
 
-mp_status mp_directory_take(const char *dir, const char *const *reads, int n_reads, int overwrite,
-                            int *made)
+/* Nothing but the lock, which a run leaves that was killed at once. */
+static int is_fresh(const char *dir)
+{
+    const struct dirent *entry;
+    int entries = 0;
+    DIR *open = opendir(dir);
+
+    if (open == NULL) return !mp_path_exists(dir);
+    while ((entry = readdir(open)) != NULL)
+        entries += strcmp(entry->d_name, ".") != 0 && strcmp(entry->d_name, "..") != 0 &&
+                   strcmp(entry->d_name, MP_LOCK_FILE) != 0;
+    closedir(open);
+    return entries == 0;
+}
+
+/* "sparsity was \"2:4\", now 0.5", of the members that differ, as many as there is room for. */
+static void add_differences(const json_t *was, const json_t *now, size_t size, char *text)
+{
+    const char *key;
+    json_t *mine;
+
+    json_object_foreach ((json_t *)(uintptr_t)now, key, mine) {
+        const json_t *old = json_object_get(was, key);
+        char *before = NULL, *after = NULL;
+        size_t used = strlen(text);
+
+        if (old != NULL && json_equal(old, mine)) continue;
+        if (json_is_object(mine)) {
+            add_differences(old, mine, size, text);
+            continue;
+        }
+        if (mp_json_dump(mine, 1, &after) == MP_OK &&
+            (old == NULL || mp_json_dump(old, 1, &before) == MP_OK))
+            snprintf(text + used, size - used, "%s%s was %.60s, now %.60s", used > 0 ? "; " : "",
+                     key, before != NULL ? before : "not there", after);
+        mp_free(before);
+        mp_free(after);
+    }
+}
+
+static mp_status check_same_run(const char *dir, const json_t *was, const json_t *now)
+{
+    char text[600] = "";
+
+    if (was == now || (was != NULL && now != NULL && json_equal(was, now))) return MP_OK;
+    add_differences(was, now, sizeof text, text);
+    return mp_fail(MP_ERR_FORMAT, "%s: holds another run: %s (--overwrite removes it)", dir,
+                   text[0] != '\0' ? text : "its options are not known");
+}
+
+/* Files that a killed process had not finished. */
+static mp_status sweep(const char *dir, const char *folder)
+{
+    const struct dirent *entry;
+    char *path = NULL;
+    mp_status st;
+    DIR *open;
+
+    MP_TRY(mp_path_join(dir, folder, &path));
+    open = opendir(path);
+    st = MP_OK;
+    while (open != NULL && st == MP_OK && (entry = readdir(open)) != NULL) {
+        size_t length = strlen(entry->d_name);
+        char *file = NULL;
+
+        if (length < 4 || strcmp(entry->d_name + length - 4, ".tmp") != 0) continue;
+        st = mp_path_join(path, entry->d_name, &file);
+        if (st == MP_OK) st = mp_path_remove(file);
+        mp_free(file);
+    }
+    if (open != NULL) closedir(open);
+    mp_free(path);
+    return st;
+}
+
+/* The journal of the same run becomes the owner's.  *resumed = 0: nothing of it is worth keeping. */
+static mp_status take_over(const mp_owner *owner, const json_t *identity, int *resumed)
+{
+    mp_journal journal = {0};
+    mp_status st;
+
+    MP_TRY(mp_journal_read(owner->dir, &journal));
+    MP_GO(check_same_run(owner->dir, journal.identity, identity));
+    *resumed = mp_journal_bytes(&journal, "model.h5") >= 0;
+    if (!*resumed) goto out;
+    MP_GO(sweep(owner->dir, "blocks"));
+    MP_GO(sweep(owner->dir, "hidden"));
+    MP_GO(mp_journal_resume(owner, &journal));
+out:
+    mp_journal_free(&journal);
+    return st;
+}
+
+/* With the lock held. */
+static mp_status settle(const mp_owner *owner, const char *const *reads, int n_reads,
+                        mp_start start, const json_t *identity, mp_claim *claim)
 {
     mp_status st;
 
-    *made = !mp_path_exists(dir);
-    if (!mp_directory_is_empty(dir)) {
-        if (!mp_path_is_directory(dir))
-            return mp_fail(MP_ERR_FORMAT, "%s: a file, expected a directory or nothing", dir);
-        if (!mp_journal_is_there(dir))
-            return mp_fail(MP_ERR_FORMAT,
-                           "%s: holds files that no run of mpress made, expected an empty or a new "
-                           "directory",
-                           dir);
-        if (!overwrite)
-            return mp_fail(MP_ERR_FORMAT, "%s: holds another run (--overwrite removes it)", dir);
-        MP_TRY(remove_old_run(dir, reads, n_reads));
+    if (!is_fresh(owner->dir)) {
+        if (start == MP_START_NEW)
+            return mp_fail(MP_ERR_FORMAT, "%s: holds another run (--overwrite removes it)",
+                           owner->dir);
+        if (start != MP_START_OVERWRITE) MP_TRY(take_over(owner, identity, &claim->resumed));
+        if (claim->resumed) return MP_OK;
+        MP_TRY(remove_old_run(owner->dir, reads, n_reads));
+    } else if (start == MP_START_REQUIRE) {
+        return mp_fail(MP_ERR_ARG, "%s: --resume require, but there is no run to resume",
+                       owner->dir);
     }
-    st = make(dir);
-    if (st != MP_OK) mp_directory_give_back(dir, *made);
+    st = begin(owner, identity);
+    if (st != MP_OK) mp_directory_give_back(owner->dir, claim);
+    return st;
+}
+
+static mp_status check_is_ours(const char *dir)
+{
+    if (is_fresh(dir)) return MP_OK;
+    if (!mp_path_is_directory(dir))
+        return mp_fail(MP_ERR_FORMAT, "%s: a file, expected a directory or nothing", dir);
+    if (mp_journal_is_there(dir)) return MP_OK;
+    return mp_fail(MP_ERR_FORMAT,
+                   "%s: holds files that no run of mpress made, expected an empty or a new "
+                   "directory",
+                   dir);
+}
+
+mp_status mp_directory_claim(const mp_owner *owner, const char *const *reads, int n_reads,
+                             mp_start start, const json_t *identity, mp_claim *claim)
+{
+    mp_status st;
+
+    *claim = (mp_claim){.made = !mp_path_exists(owner->dir), .lock = -1};
+    MP_TRY(check_is_ours(owner->dir)); /* before anything is put there */
+    if (claim->made && start == MP_START_REQUIRE)
+        return mp_fail(MP_ERR_ARG, "%s: --resume require, but it is not there", owner->dir);
+    MP_TRY(mp_directory_make(owner->dir));
+    MP_TRY(mp_lock_take(owner->dir, &claim->lock));
+    st = settle(owner, reads, n_reads, start, identity, claim);
+    if (st == MP_OK) st = mp_lock_sign(claim->lock, owner->dir);
+    if (st == MP_OK) return MP_OK;
+    mp_lock_release(claim->lock);
+    claim->lock = -1;
     return st;
 }

@@ -3,25 +3,31 @@
 #ifndef MPRESS_DIRECTORY_H
 #define MPRESS_DIRECTORY_H
 
-#include "mpress/error.h"
+#include "journal.h"
+#include "mpress/checkpoint.h"
 
-/* Makes `dir` ready for a new run: it, blocks/ and a journal that says so.
- *
- *   reads      in   [n_reads] directories that the run will read; one inside `dir` is refused
- *                   when it would be removed
- *   overwrite  in   what an earlier run left is removed first
- *
- *   made       out  the directory was not there before
- *
- * Errors: MP_ERR_FORMAT where it holds something (and `overwrite` is not set, or no run of this
- * program made it), MP_ERR_ARG, MP_ERR_IO. */
-mp_status mp_directory_take(const char *dir, const char *const *reads, int n_reads, int overwrite,
-                            int *made);
+typedef struct mp_claim {
+    int made;    /* the directory was not there before */
+    int resumed; /* it holds a run to continue; otherwise a new one has begun */
+    int lock;    /* held; mp_lock_release */
+} mp_claim;
 
-/* Removes what a run of this program puts into its directory and nothing else. */
-mp_status mp_directory_clear(const char *dir);
+/* Makes the owner's directory ready: locked, with blocks/ and a journal that says whose it is.
+ *
+ *   reads     in   [n_reads] directories that the run will read; one inside the directory is refused when
+ *                  it would be removed
+ *   start     in   what to do with what an earlier run left
+ *   identity  in   of the run; only a run of the same is continued.  NULL is equal to NULL
+ *
+ * A run that was killed before its first block's file could be written is begun again.
+ *
+ * Errors: MP_ERR_FORMAT where the directory holds something else, with the difference; where another
+ * run is at work in it; or where no run of this program made it.  MP_ERR_ARG, MP_ERR_IO. */
+mp_status mp_directory_claim(const mp_owner *owner, const char *const *reads, int n_reads,
+                             mp_start start, const json_t *identity, mp_claim *claim);
 
-/* After an error in starting a run: clears the directory, and removes it if the run had made it. */
-void mp_directory_give_back(const char *dir, int made);
+/* After an error in starting a run: removes what the run has put there, and the directory if the run had
+ * made it.  One that is resumed is left as it is. */
+void mp_directory_give_back(const char *dir, const mp_claim *claim);
 
 #endif

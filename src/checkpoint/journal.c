@@ -8,14 +8,20 @@
 #include <stdio.h>
 #include <string.h>
 
-enum { JOURNAL_LIMIT = 1 << 30, LINE = 256 };
+enum { JOURNAL_LIMIT = 1 << 30 };
 
-static const char JOURNAL_NAME[] = "journal.jsonl";
-static const char REST_NAME[] = "blocks/rest.h5";
+/* How every line ends; the digits are those of the line up to here. */
+static const char crc_key[] = ",\"crc\":\"";
+enum { CRC_TAIL = sizeof crc_key - 1 + 8 + 2 };
+
+mp_status mp_journal_path(const char *dir, char **path)
+{
+    return mp_path_join(dir, "journal.jsonl", path);
+}
 
 mp_status mp_rest_path(const char *dir, char **path)
 {
-    return mp_path_join(dir, REST_NAME, path);
+    return mp_path_join(dir, MP_REST_FILE, path);
 }
 
 mp_status mp_block_path(const char *dir, int64_t block, char **path)
@@ -26,76 +32,197 @@ mp_status mp_block_path(const char *dir, int64_t block, char **path)
     return mp_path_join(dir, name, path);
 }
 
-mp_status mp_journal_start(const char *dir)
+/* A line with its checksum, without a newline; owned by the caller. */
+static mp_status seal(const json_t *line, char **sealed)
 {
-    char line[LINE];
-    char *path = NULL;
+    char *text = NULL;
+    size_t length;
     mp_status st;
 
-    snprintf(line, sizeof line, "{\"program\":\"mpress\",\"format\":%d,\"event\":\"start\"}\n",
-             MP_CHECKPOINT_FORMAT);
-    MP_TRY(mp_path_join(dir, JOURNAL_NAME, &path));
-    st = mp_file_write(path, line, strlen(line));
-    mp_free(path);
+    MP_TRY(mp_json_dump(line, 1, &text));
+    length = strlen(text) - 1; /* without the closing brace */
+    st = mp_alloc((void **)sealed, (int64_t)length + CRC_TAIL + 2, 1, 0, "a line of the journal");
+    if (st == MP_OK)
+        sprintf(*sealed, "%.*s%s%08x\"}", (int)length, text, crc_key, mp_crc32c(0, text, length));
+    mp_free(text);
     return st;
 }
 
-static mp_status append(const char *dir, const char *line)
+static int is_sealed(const char *line, size_t length)
 {
-    char *path = NULL;
+    char digits[16];
+    size_t body = length - CRC_TAIL;
+
+    if (length <= CRC_TAIL || memcmp(line + body, crc_key, sizeof crc_key - 1) != 0) return 0;
+    snprintf(digits, sizeof digits, "%08x\"}", mp_crc32c(0, line, body));
+    return memcmp(line + body + sizeof crc_key - 1, digits, 10) == 0;
+}
+
+/* {"event": .., "run": ..} and the members of `more`. */
+static mp_status make_line(const mp_owner *owner, const char *event, json_t *more, char **sealed)
+{
+    json_t *line = json_pack("{s:s, s:s}", "event", event, "run", owner->run);
     mp_status st;
 
-    MP_TRY(mp_path_join(dir, JOURNAL_NAME, &path));
-    st = mp_file_append_line(path, line);
-    mp_free(path);
+    if (line == NULL || (more != NULL && json_object_update(line, more) != 0))
+        st = mp_fail(MP_ERR_NOMEM, "a line of the journal: out of memory");
+    else
+        st = seal(line, sealed);
+    json_decref(line);
     return st;
 }
 
-mp_status mp_journal_rest(const char *dir, int64_t bytes)
+mp_status mp_journal_start(const mp_owner *owner, const json_t *identity)
 {
-    char line[LINE];
+    json_t *more = json_pack("{s:s, s:i, s:O?}", "program", "mpress", "format",
+                             MP_CHECKPOINT_FORMAT, "identity", (json_t *)(uintptr_t)identity);
+    char *line = NULL, *path = NULL;
+    mp_status st;
 
-    snprintf(line, sizeof line, "{\"event\":\"rest\",\"file\":\"%s\",\"bytes\":%lld}", REST_NAME,
-             (long long)bytes);
-    return append(dir, line);
-}
-
-mp_status mp_journal_block(const char *dir, int64_t block, int64_t bytes)
-{
-    char line[LINE], file[64];
-
-    snprintf(file, sizeof file, MP_BLOCK_FILE, (long long)block);
-    snprintf(line, sizeof line,
-             "{\"event\":\"block\",\"block\":%lld,\"file\":\"%s\",\"bytes\":%lld}",
-             (long long)block, file, (long long)bytes);
-    return append(dir, line);
-}
-
-mp_status mp_journal_finish(const char *dir)
-{
-    return append(dir, "{\"event\":\"finish\"}");
-}
-
-/* One line; `where` is "path: line N". */
-static mp_status read_line(const char *line, size_t length, const char *where, mp_journal *journal)
-{
-    mp_status st = MP_OK;
-    json_t *object = NULL;
-    const char *event = NULL;
-    int64_t block = 0;
-
-    MP_TRY(mp_json_parse(line, length, where, &object));
-    MP_GO(mp_json_text(object, "event", where, &event));
-    if (strcmp(event, "finish") == 0) journal->finished = 1;
-    if (strcmp(event, "rest") == 0) MP_GO(mp_json_int(object, "bytes", where, &journal->rest));
-    if (strcmp(event, "block") != 0) goto out;
-    MP_GO(mp_json_int(object, "block", where, &block));
-    if (block < 0 || block >= journal->n_blocks)
-        MP_GO(mp_fail(MP_ERR_FORMAT, "%s: block %lld, expected 0 to %lld", where, (long long)block,
-                      (long long)journal->n_blocks - 1));
-    MP_GO(mp_json_int(object, "bytes", where, &journal->blocks[block]));
+    MP_GO(make_line(owner, "start", more, &line));
+    MP_GO(mp_journal_path(owner->dir, &path));
+    strcat(line, "\n");
+    MP_GO(mp_file_write(path, line, strlen(line)));
 out:
-    json_decref(object);
+    json_decref(more);
+    mp_free(line);
+    mp_free(path);
+    return st;
+}
+
+mp_status mp_journal_add(const mp_owner *owner, const char *event, json_t *more)
+{
+    char *line = NULL, *path = NULL;
+    mp_status st;
+
+    MP_GO(make_line(owner, event, more, &line));
+    MP_GO(mp_journal_path(owner->dir, &path));
+    MP_GO(mp_file_append_line(path, line));
+out:
+    mp_free(line);
+    mp_free(path);
+    return st;
+}
+
+mp_status mp_journal_resume(const mp_owner *owner, const mp_journal *journal)
+{
+    char *path = NULL, *text = NULL;
+    size_t length = 0;
+    mp_status st;
+
+    MP_GO(mp_journal_path(owner->dir, &path));
+    MP_GO(mp_file_read(path, JOURNAL_LIMIT, &text, &length));
+    if (length > journal->length) MP_GO(mp_file_write(path, text, journal->length));
+    MP_GO(mp_journal_add(owner, "resume", NULL));
+out:
+    mp_free(path);
+    mp_free(text);
+    return st;
+}
+
+mp_status mp_journal_check_owner(const mp_owner *owner)
+{
+    mp_journal journal;
+
+    MP_TRY(mp_journal_read(owner->dir, &journal));
+    if (strcmp(journal.run, owner->run) == 0) {
+        mp_journal_free(&journal);
+        return MP_OK;
+    }
+    mp_journal_free(&journal);
+    return mp_fail(MP_ERR_IO, "%s: another run has taken it over meanwhile; this one stops",
+                   owner->dir);
+}
+
+/* What a line says of a file; `line` keeps its other members, which nobody reads. */
+static mp_status take_file(mp_journal *journal, json_t *line, const char *where)
+{
+    const char *name = NULL;
+    int64_t bytes = 0;
+
+    MP_TRY(mp_json_text(line, "file", where, &name));
+    MP_TRY(mp_json_int(line, "bytes", where, &bytes));
+    if (json_object_set(journal->files, name, line) == 0) return MP_OK;
+    return mp_fail(MP_ERR_NOMEM, "%s: out of memory", where);
+}
+
+/* Of the hidden states only the newest count: a commit removes the older ones. */
+static mp_status take_hidden(mp_journal *journal, json_t *line, const char *where)
+{
+    json_t *hidden = json_object_get(line, "hidden");
+    char name[64];
+
+    if (hidden == NULL) return MP_OK;
+    snprintf(name, sizeof name, MP_HIDDEN_FILE, (long long)journal->hidden);
+    MP_TRY(mp_json_int(line, "block", where, &journal->hidden));
+    if (json_is_string(json_object_get(hidden, "file"))) json_object_del(journal->files, name);
+    return take_file(journal, hidden, where);
+}
+
+static mp_status take_lost(mp_journal *journal, const json_t *line, const char *where)
+{
+    const char *name = NULL;
+    char hidden[64];
+
+    MP_TRY(mp_json_text(line, "file", where, &name));
+    json_object_del(journal->files, name);
+    journal->finished = 0;
+    snprintf(hidden, sizeof hidden, MP_HIDDEN_FILE, (long long)journal->hidden);
+    if (strcmp(name, hidden) == 0) journal->hidden = -1;
+    return MP_OK;
+}
+
+static mp_status take_fact(mp_journal *journal, const json_t *line, const char *where)
+{
+    const char *name = NULL;
+
+    MP_TRY(mp_json_text(line, "name", where, &name));
+    json_object_set(journal->facts, name, json_object_get(line, "value"));
+    return MP_OK;
+}
+
+/* A run that is complete needs its hidden states no more. */
+static void take_finish(mp_journal *journal)
+{
+    char hidden[64];
+
+    snprintf(hidden, sizeof hidden, MP_HIDDEN_FILE, (long long)journal->hidden);
+    json_object_del(journal->files, hidden);
+    journal->hidden = -1;
+    journal->finished = 1;
+}
+
+/* A line of whoever holds the directory. */
+mp_status mp_journal_take(mp_journal *journal, const char *event, json_t *line, const char *where)
+{
+    if (strcmp(event, "file") == 0) return take_file(journal, line, where);
+    if (strcmp(event, "lost") == 0) return take_lost(journal, line, where);
+    if (strcmp(event, "fact") == 0) return take_fact(journal, line, where);
+    if (strcmp(event, "finish") == 0) take_finish(journal);
+    if (strcmp(event, "block") != 0) return MP_OK;
+    MP_TRY(take_file(journal, line, where));
+    return take_hidden(journal, line, where);
+}
+
+/* One whole line; `where` is "path: line N". */
+static mp_status read_line(const char *text, size_t length, const char *where, mp_journal *journal)
+{
+    json_t *line = NULL;
+    const char *event = NULL, *run = NULL;
+    mp_status st;
+
+    MP_TRY(mp_json_parse(text, length, where, &line));
+    MP_GO(mp_json_text(line, "event", where, &event));
+    MP_GO(mp_json_text(line, "run", where, &run));
+    if (strcmp(event, "start") == 0 || strcmp(event, "resume") == 0) {
+        snprintf(journal->run, sizeof journal->run, "%.19s", run);
+        if (journal->identity == NULL)
+            journal->identity = json_incref(json_object_get(line, "identity"));
+    } else if (strcmp(run, journal->run) == 0) {
+        MP_GO(mp_journal_take(journal, event, line, where));
+    }
+out:
+    json_decref(line);
     return st;
 }
 
@@ -106,35 +233,69 @@ static mp_status read_lines(const char *path, const char *text, size_t length, m
 
     for (int number = 1; (end = memchr(at, '\n', length - (size_t)(at - text))) != NULL; number++) {
         snprintf(where, sizeof where, "%.700s: line %d", path, number);
-        MP_TRY(read_line(at, (size_t)(end - at), where, journal));
+        if (is_sealed(at, (size_t)(end - at)))
+            MP_TRY(read_line(at, (size_t)(end - at), where, journal));
+        else if (number == 1)
+            return mp_fail(MP_ERR_FORMAT,
+                           "%s: damaged, or of another version: does not fit its checksum", where);
+        else if (journal->bad_line == 0)
+            journal->bad_line = number;
         at = end + 1;
+        journal->length = (size_t)(at - text);
     }
-    return MP_OK;
+    if (journal->length > 0) return MP_OK;
+    return mp_fail(MP_ERR_FORMAT, "%s: no whole line", path);
 }
 
-mp_status mp_journal_read(const char *dir, int64_t n_blocks, mp_journal *journal)
+mp_status mp_journal_parse(const char *path, const char *text, size_t length, mp_journal *journal)
 {
-    mp_status st;
+    mp_status st = MP_OK;
+
+    *journal = (mp_journal){.files = json_object(), .facts = json_object(), .hidden = -1};
+    if (journal->files == NULL || journal->facts == NULL)
+        st = mp_fail(MP_ERR_NOMEM, "%s: out of memory", path);
+    if (st == MP_OK) st = read_lines(path, text, length, journal);
+    if (st != MP_OK) mp_journal_free(journal);
+    return st;
+}
+
+mp_status mp_journal_read(const char *dir, mp_journal *journal)
+{
     char *path = NULL, *text = NULL;
     size_t length = 0;
+    mp_status st;
 
-    *journal = (mp_journal){.rest = -1, .n_blocks = n_blocks};
-    MP_TRY(MP_NEW_RAW(journal->blocks, n_blocks, "a journal"));
-    for (int64_t b = 0; b < n_blocks; b++) journal->blocks[b] = -1;
-    MP_GO(mp_path_join(dir, JOURNAL_NAME, &path));
+    *journal = (mp_journal){.hidden = -1};
+    MP_GO(mp_journal_path(dir, &path));
     MP_GO(mp_file_read(path, JOURNAL_LIMIT, &text, &length));
-    MP_GO(read_lines(path, text, length, journal));
+    MP_GO(mp_journal_parse(path, text, length, journal));
 out:
     mp_free(text);
     mp_free(path);
-    if (st != MP_OK) mp_journal_free(journal);
     return st;
 }
 
 void mp_journal_free(mp_journal *journal)
 {
-    mp_free(journal->blocks);
-    journal->blocks = NULL;
+    json_decref(journal->files);
+    json_decref(journal->facts);
+    json_decref(journal->identity);
+    *journal = (mp_journal){.hidden = -1};
+}
+
+int64_t mp_journal_bytes(const mp_journal *journal, const char *file)
+{
+    const json_t *line = json_object_get(journal->files, file);
+
+    return line != NULL ? json_integer_value(json_object_get(line, "bytes")) : -1;
+}
+
+int64_t mp_journal_block(const mp_journal *journal, int64_t block)
+{
+    char name[64];
+
+    snprintf(name, sizeof name, MP_BLOCK_FILE, (long long)block);
+    return mp_journal_bytes(journal, name);
 }
 
 /* Whether the first line says that this program wrote it. */
@@ -160,7 +321,7 @@ int mp_journal_is_there(const char *dir)
     char *path = NULL, *begun = NULL;
     int there = 0;
 
-    if (mp_path_join(dir, JOURNAL_NAME, &path) == MP_OK &&
+    if (mp_journal_path(dir, &path) == MP_OK &&
         mp_path_join(dir, "journal.jsonl.tmp", &begun) == MP_OK)
         there = is_ours(path) || (mp_path_exists(begun) && !mp_path_exists(path));
     mp_free(path);

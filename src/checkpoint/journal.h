@@ -1,45 +1,80 @@
 /* journal.jsonl: what of a run is on the disk, whole.
  * Floor 7: checkpoint; for the files of src/checkpoint only.
  *
- *   {"program":"mpress","format":1,"event":"start"}
- *   {"event":"rest","file":"blocks/rest.h5","bytes":N}
- *   {"event":"block","block":0,"file":"blocks/00000.h5","bytes":N}
- *   {"event":"finish"}
+ *   {"event":"start","program":"mpress","format":1,"run":ID,"identity":{..},"crc":..}
+ *   {"event":"file","run":ID,"file":"blocks/rest.h5","bytes":N,"crc32c":[..],"crc":..}
+ *   {"event":"block","run":ID,"block":0,"file":"blocks/00000.h5","bytes":N,"crc32c":[..],
+ *    "hidden":{"file":"hidden/00000.safetensors","bytes":N,"crc32c":[..]},"crc":..}
+ *   {"event":"fact","run":ID,"name":"ranks","value":..,"crc":..}
+ *   {"event":"resume","run":ID,..}   {"event":"lost","run":ID,"file":..,..}   {"event":"finish",..}
  *
- * A later line about the same file replaces the earlier one; keys that are not known are ignored,
- * so that checksums and the id of a run find their place; a last line without a newline does not
- * count. */
+ * "crc32c" of a file is a list, one checksum for each segment (segments.h).  "crc", the last member
+ * of every line, is that of the line before it: a line that does not fit its own, and a last one
+ * without a newline, do not count.  A later line about a file replaces the earlier one.  "run" is
+ * who wrote the line: once another has resumed the run, lines of the one before count no more, so
+ * that a process that was thought dead changes nothing.  Keys that are not known are ignored. */
 #ifndef MPRESS_JOURNAL_H
 #define MPRESS_JOURNAL_H
 
 #include "mpress/error.h"
 
+#include <jansson.h>
 #include <stdint.h>
 
-#define MP_BLOCK_FILE "blocks/%05lld.h5" /* with a long long */
+#define MP_BLOCK_FILE "blocks/%05lld.h5"           /* with a long long */
+#define MP_HIDDEN_FILE "hidden/%05lld.safetensors" /* the states after this block */
 
-/* Bytes of each file; -1 where it is not there (yet). */
+enum { MP_RUN_ID = 20 };
+
+/* Who writes to a directory: the run's id is in the names of unfinished files and in every line. */
+typedef struct mp_owner {
+    const char *dir;
+    char run[MP_RUN_ID]; /* 16 hexadecimal digits */
+} mp_owner;
+
 typedef struct mp_journal {
-    int64_t rest;
-    int64_t *blocks; /* [n_blocks]; owned (mp_journal_free) */
-    int64_t n_blocks;
+    json_t *files;       /* {"blocks/00000.h5": {"bytes": N, "crc32c": [..]}}; owned */
+    json_t *facts;       /* {"ranks": ..}; owned */
+    json_t *identity;    /* of the run; owned */
+    int64_t hidden;      /* the block after which hidden states are there; -1 for none */
+    char run[MP_RUN_ID]; /* who wrote last */
     int finished;
+    int64_t bad_line; /* the first that does not fit its checksum, counted from 1; 0 for none */
+    size_t length;    /* bytes up to the last whole line */
 } mp_journal;
 
 /* Whether `dir` holds a journal of this program, or the beginning of one. */
 int mp_journal_is_there(const char *dir);
 
-/* Writers: rank 0 only; synced when they return. */
-mp_status mp_journal_start(const char *dir);
-mp_status mp_journal_rest(const char *dir, int64_t bytes);
-mp_status mp_journal_block(const char *dir, int64_t block, int64_t bytes);
-mp_status mp_journal_finish(const char *dir);
+/* Writers: rank 0 only; synced when they return.  `more` holds the other members of the line (NULL for
+ * none); borrowed. */
+mp_status mp_journal_start(const mp_owner *owner, const json_t *identity);
+mp_status mp_journal_add(const mp_owner *owner, const char *event, json_t *more);
 
-mp_status mp_journal_read(const char *dir, int64_t n_blocks, mp_journal *journal);
+/* A journal that another run left becomes the owner's: cut after its last whole line, and a line
+ * "resume". */
+mp_status mp_journal_resume(const mp_owner *owner, const mp_journal *journal);
+
+/* MP_ERR_IO where another run has taken the directory over since.  Rank 0 only. */
+mp_status mp_journal_check_owner(const mp_owner *owner);
+
+/* MP_ERR_FORMAT where the first line is damaged. */
+mp_status mp_journal_read(const char *dir, mp_journal *journal);
+mp_status mp_journal_parse(const char *path, const char *text, size_t length, mp_journal *journal);
 void mp_journal_free(mp_journal *journal);
 
-/* "DIR/blocks/00017.h5", "DIR/blocks/rest.h5"; owned by the caller (mp_free). */
+/* What a line means, in memory: the line that mp_journal_add has written, or the other ranks' copy. */
+mp_status mp_journal_take(mp_journal *journal, const char *event, json_t *line, const char *where);
+
+/* Bytes of a file that is there, whole; -1 where it is not. */
+int64_t mp_journal_bytes(const mp_journal *journal, const char *file);
+int64_t mp_journal_block(const mp_journal *journal, int64_t block);
+
+/* "DIR/journal.jsonl", "DIR/blocks/00017.h5", "DIR/blocks/rest.h5"; owned by the caller (mp_free). */
+mp_status mp_journal_path(const char *dir, char **path);
 mp_status mp_block_path(const char *dir, int64_t block, char **path);
 mp_status mp_rest_path(const char *dir, char **path);
+
+#define MP_REST_FILE "blocks/rest.h5"
 
 #endif

@@ -205,14 +205,14 @@ static mp_status read_file(const walk *w, int64_t bytes)
     return mp_h5_close(file->path, &h5, st);
 }
 
-static mp_status read_block(reader *r, int64_t block, const mp_journal *journal)
+static mp_status read_block(reader *r, int64_t block, int64_t bytes)
 {
     char prefix[256];
     const walk w = {.r = r, .file = block, .prefix = prefix, .is_block = 1};
 
     mp_arch_tensor_name(block, "", prefix);
     MP_TRY(mp_block_path(r->dir, block, &r->files[block].path));
-    return read_file(&w, journal->blocks[block]);
+    return read_file(&w, bytes);
 }
 
 static mp_status read_rest(reader *r, const mp_journal *journal)
@@ -220,7 +220,7 @@ static mp_status read_rest(reader *r, const mp_journal *journal)
     const walk w = {.r = r, .file = r->n_files - 1, .prefix = ""};
 
     MP_TRY(mp_rest_path(r->dir, &r->files[w.file].path));
-    return read_file(&w, journal->rest);
+    return read_file(&w, mp_journal_bytes(journal, MP_REST_FILE));
 }
 
 static int by_name(const void *left, const void *right)
@@ -241,45 +241,47 @@ static mp_status sort_tensors(reader *r)
     return MP_OK;
 }
 
-static mp_status check_complete(const char *dir, const mp_journal *journal)
+static mp_status check_complete(const char *dir, int64_t n_blocks, const mp_journal *journal)
 {
     int64_t first = -1, done = 0;
 
-    for (int64_t b = 0; b < journal->n_blocks; b++) {
-        done += journal->blocks[b] >= 0;
-        if (journal->blocks[b] < 0 && first < 0) first = b;
+    for (int64_t b = 0; b < n_blocks; b++) {
+        done += mp_journal_block(journal, b) >= 0;
+        if (mp_journal_block(journal, b) < 0 && first < 0) first = b;
     }
     if (first >= 0)
         return mp_fail(MP_ERR_FORMAT,
                        "%s: the run is not finished: %lld of %lld blocks are there, block %lld is "
                        "missing",
-                       dir, (long long)done, (long long)journal->n_blocks, (long long)first);
-    if (journal->rest < 0)
-        return mp_fail(MP_ERR_FORMAT, "%s: the journal does not name blocks/rest.h5", dir);
+                       dir, (long long)done, (long long)n_blocks, (long long)first);
+    if (mp_journal_bytes(journal, MP_REST_FILE) < 0)
+        return mp_fail(MP_ERR_FORMAT, "%s: the journal does not name %s", dir, MP_REST_FILE);
     return MP_OK;
 }
 
-static mp_status read_all(reader *r)
+static mp_status read_all(reader *r, int blocks_only)
 {
     mp_journal journal;
     int64_t n_blocks = 0;
     mp_status st;
 
     MP_TRY(mp_model_file_read(r->dir, &n_blocks, NULL));
-    MP_TRY(mp_journal_read(r->dir, n_blocks, &journal));
-    MP_GO(check_complete(r->dir, &journal));
+    MP_TRY(mp_journal_read(r->dir, &journal));
+    if (!blocks_only) MP_GO(check_complete(r->dir, n_blocks, &journal));
     MP_GO(MP_NEW(r->files, n_blocks + 1, "the files of a checkpoint"));
     r->n_files = n_blocks + 1;
     for (int64_t f = 0; f < r->n_files; f++) r->files[f].fd = -1;
-    for (int64_t b = 0; b < n_blocks; b++) MP_GO(read_block(r, b, &journal));
-    MP_GO(read_rest(r, &journal));
+    for (int64_t b = 0; b < n_blocks; b++)
+        if (mp_journal_block(&journal, b) >= 0)
+            MP_GO(read_block(r, b, mp_journal_block(&journal, b)));
+    if (!blocks_only) MP_GO(read_rest(r, &journal));
     MP_GO(sort_tensors(r));
 out:
     mp_journal_free(&journal);
     return st;
 }
 
-mp_status mp_checkpoint_open(const char *dir, mp_source **source)
+static mp_status open_source(const char *dir, int blocks_only, mp_source **source)
 {
     reader *r = NULL;
     mp_source *made = NULL;
@@ -288,7 +290,7 @@ mp_status mp_checkpoint_open(const char *dir, mp_source **source)
     MP_GO(MP_NEW(made, 1, "a source of tensors"));
     MP_GO(MP_NEW(r, 1, "a source of tensors"));
     MP_GO(mp_strdup(dir, &r->dir));
-    MP_GO(read_all(r));
+    MP_GO(read_all(r, blocks_only));
     *made = (mp_source){.self = r,
                         .path = r->dir,
                         .count = r->count,
@@ -303,4 +305,14 @@ out:
     mp_free(made);
     reader_close(r);
     return st;
+}
+
+mp_status mp_checkpoint_open(const char *dir, mp_source **source)
+{
+    return open_source(dir, 0, source);
+}
+
+mp_status mp_checkpoint_open_blocks(const char *dir, mp_source **source)
+{
+    return open_source(dir, 1, source);
 }

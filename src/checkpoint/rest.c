@@ -128,8 +128,8 @@ static mp_status make_buffer(const mp_source *source, const mp_rest *rest, void 
                     "a piece of a tensor");
 }
 
-mp_status mp_rest_write(const mp_comm *comm, const char *path, const mp_source *source,
-                        const mp_rest *rest, int64_t *bytes)
+mp_status mp_rest_write(const mp_comm *comm, const mp_owner *owner, const char *path,
+                        const mp_source *source, const mp_rest *rest)
 {
     const contents c = {source, rest};
     mp_writer writer;
@@ -137,10 +137,10 @@ mp_status mp_rest_write(const mp_comm *comm, const char *path, const mp_source *
     int64_t dealt = 0;
     mp_status st;
 
-    MP_TRY(mp_writer_open(&writer, comm, path, room_of(source, rest), lay_out_rest, &c));
+    MP_TRY(mp_writer_open(&writer, comm, owner, path, room_of(source, rest), lay_out_rest, &c));
     st = mp_comm_agree(comm, make_buffer(source, rest, &buffer));
     for (int64_t i = 0; i < rest->count && st == MP_OK; i++)
         st = copy_tensor(&writer, source, rest->index[i], &dealt, buffer);
     mp_free(buffer);
-    return mp_writer_commit(&writer, st, bytes);
+    return mp_writer_commit(&writer, st);
 }

@@ -3,6 +3,7 @@
 #ifndef MPRESS_REST_H
 #define MPRESS_REST_H
 
+#include "journal.h"
 #include "mpress/arch.h"
 #include "mpress/comm.h"
 #include "mpress/source.h"
@@ -17,8 +18,8 @@ typedef struct mp_rest {
 mp_status mp_rest_list(const mp_arch *arch, const mp_source *source, mp_rest *rest);
 
 /* Copies those tensors to the HDF5 file `path`: the ranks in turn read pieces of at most 64 MiB and
- * write them.  *bytes is the size of the file.  Collective; the status is agreed. */
-mp_status mp_rest_write(const mp_comm *comm, const char *path, const mp_source *source,
-                        const mp_rest *rest, int64_t *bytes);
+ * write them.  Collective; the status is agreed. */
+mp_status mp_rest_write(const mp_comm *comm, const mp_owner *owner, const char *path,
+                        const mp_source *source, const mp_rest *rest);
 
 #endif

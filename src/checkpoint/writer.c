@@ -73,20 +73,27 @@ static mp_status begin(mp_writer *w, int64_t room, mp_layout layout, const void 
     return mp_comm_agree(w->comm, mp_h5_open_shared(w->comm, w->temporary, &w->file));
 }
 
-static mp_status set_names(mp_writer *w, const char *path)
+mp_status mp_writer_temporary(const mp_owner *owner, const char *path, char **temporary)
 {
-    MP_TRY(mp_strdup(path, &w->path));
-    MP_TRY(mp_alloc((void **)&w->temporary, (int64_t)strlen(path) + 5, 1, 0, "a path"));
-    sprintf(w->temporary, "%s.tmp", path);
+    size_t room = strlen(path) + strlen(owner->run) + sizeof "..tmp";
+
+    MP_TRY(mp_alloc((void **)temporary, (int64_t)room, 1, 0, "a path"));
+    sprintf(*temporary, "%s.%s.tmp", path, owner->run);
     return MP_OK;
 }
 
-mp_status mp_writer_open(mp_writer *writer, const mp_comm *comm, const char *path, int64_t room,
-                         mp_layout layout, const void *context)
+static mp_status set_names(mp_writer *w, const char *path)
+{
+    MP_TRY(mp_strdup(path, &w->path));
+    return mp_writer_temporary(w->owner, path, &w->temporary);
+}
+
+mp_status mp_writer_open(mp_writer *writer, const mp_comm *comm, const mp_owner *owner,
+                         const char *path, int64_t room, mp_layout layout, const void *context)
 {
     mp_status st;
 
-    *writer = (mp_writer){.comm = comm, .file = -1};
+    *writer = (mp_writer){.comm = comm, .owner = owner, .file = -1};
     st = mp_comm_agree(comm, set_names(writer, path));
     if (st == MP_OK) st = begin(writer, room, layout, context);
     if (st == MP_OK) return MP_OK;
@@ -103,31 +110,31 @@ static mp_status close_shared(mp_writer *w, mp_status st)
     return mp_comm_agree(w->comm, mp_h5_close(w->temporary, &w->file, st));
 }
 
-static mp_status rename_file(const mp_writer *w, int64_t *bytes)
+mp_status mp_writer_rename(const mp_owner *owner, const char *temporary, const char *path)
 {
-    struct stat info;
-    mp_status st;
+    mp_status st = mp_journal_check_owner(owner);
 
-    if (stat(w->temporary, &info) != 0)
-        return mp_fail(MP_ERR_IO, "%s: stat failed: %s", w->temporary, strerror(errno));
-    *bytes = info.st_size;
-    st = mp_file_commit(w->temporary, w->path);
-    /* renamed, but the directory could not be synced: it does not count */
-    if (st != MP_OK && !mp_path_exists(w->temporary)) unlink(w->path);
+    if (st == MP_OK) {
+        st = mp_file_commit(temporary, path);
+        /* renamed, but the directory could not be synced: it does not count */
+        if (st != MP_OK && !mp_path_exists(temporary)) unlink(path);
+    }
+    if (st != MP_OK) unlink(temporary);
     return st;
 }
 
-mp_status mp_writer_commit(mp_writer *writer, mp_status mine, int64_t *bytes)
+mp_status mp_writer_commit(mp_writer *writer, mp_status mine)
 {
     mp_status st = mp_comm_agree(writer->comm, mine), done = MP_OK;
 
     st = close_shared(writer, st);
     if (writer->comm->rank == 0) {
-        if (st == MP_OK) done = rename_file(writer, bytes);
-        if (st != MP_OK || done != MP_OK) unlink(writer->temporary);
+        if (st == MP_OK)
+            done = mp_writer_rename(writer->owner, writer->temporary, writer->path);
+        else
+            unlink(writer->temporary);
     }
     if (st == MP_OK) st = mp_comm_agree(writer->comm, done);
-    if (st == MP_OK) st = mp_comm_bcast(writer->comm, bytes, sizeof *bytes, 0);
     forget(writer);
     return st;
 }

@@ -10,10 +10,12 @@
 #define MPRESS_WRITER_H
 
 #include "h5.h"
+#include "journal.h"
 
 typedef struct mp_writer {
     const mp_comm *comm;
-    char *path, *temporary; /* owned */
+    const mp_owner *owner;
+    char *path, *temporary; /* owned; the second one has the owner's id */
     hid_t file;
 } mp_writer;
 
@@ -24,14 +26,21 @@ typedef mp_status (*mp_layout)(hid_t file, const char *path, const void *context
  * reserved. */
 mp_status mp_writer_lay_out(const char *path, int64_t room, mp_layout layout, const void *context);
 
-/* Begins `path`, of at most `room` bytes; the layout is made on rank 0.  Collective; the status is
- * agreed; on error nothing is left. */
-mp_status mp_writer_open(mp_writer *writer, const mp_comm *comm, const char *path, int64_t room,
-                         mp_layout layout, const void *context);
+/* Begins `path`, of at most `room` bytes; the layout is made on rank 0.  The owner is borrowed.
+ * Collective; the status is agreed; on error nothing is left. */
+mp_status mp_writer_open(mp_writer *writer, const mp_comm *comm, const mp_owner *owner,
+                         const char *path, int64_t room, mp_layout layout, const void *context);
 
 /* Ends the file: with MP_OK on all ranks flush, sync, rename; otherwise it is removed.  `mine` is
- * what became of this rank's part.  *bytes is the size of the file.  Collective; the status is
- * agreed. */
-mp_status mp_writer_commit(mp_writer *writer, mp_status mine, int64_t *bytes);
+ * what became of this rank's part.  A run that no longer owns the directory renames nothing.
+ * Collective; the status is agreed. */
+mp_status mp_writer_commit(mp_writer *writer, mp_status mine);
+
+/* "PATH.RUN.tmp": what a file of the owner is called until it is whole; owned by the caller. */
+mp_status mp_writer_temporary(const mp_owner *owner, const char *path, char **temporary);
+
+/* Gives a file that is whole and synced its name, if the directory is still the owner's.  Rank 0 only;
+ * on error the file is under neither name. */
+mp_status mp_writer_rename(const mp_owner *owner, const char *temporary, const char *path);
 
 #endif

@@ -10,8 +10,9 @@
 #define AT(field) offsetof(mp_job, field)
 
 static const mp_option rows[] = {
+    /* what MODEL and --calib name is part of the identity, where they lie is not */
     {"MODEL", NULL, "Hugging Face directory (or a finished OUT)", NULL, MP_OPT_STRING, AT(model),
-     MP_OPT_IDENTITY},
+     0},
     {"OUT", NULL, "directory of the checkpoint to make", NULL, MP_OPT_STRING, AT(out), 0},
     {"--method", "NAME", "sparsegpt, wanda, magnitude; low rank: asvd+, asvd", "sparsegpt",
      MP_OPT_STRING, AT(method), MP_OPT_IDENTITY},
@@ -19,7 +20,7 @@ static const mp_option rows[] = {
      "pruning: share to remove, 0.5 (where nothing is said), or N of every M, 2:4", NULL,
      MP_OPT_STRING, AT(sparsity), MP_OPT_IDENTITY},
     {"--calib", "FILE", "calibration data: .txt, .jsonl (key text) or .safetensors (tensor tokens)",
-     NULL, MP_OPT_STRING, AT(calib), MP_OPT_IDENTITY},
+     NULL, MP_OPT_STRING, AT(calib), 0},
     {"--nsamples", "N", "windows; 0: all of a token file, 128 of a text", "0", MP_OPT_INT,
      AT(nsamples), MP_OPT_IDENTITY},
     {"--seqlen", "L", "tokens per window; 0: as the token file has, 2048 for a text", "0",
@@ -59,7 +60,7 @@ static const mp_option rows[] = {
     {"--blocks", "A:B", "compress blocks A to B - 1 only", NULL, MP_OPT_STRING, AT(blocks),
      MP_OPT_IDENTITY},
     {"--strict", NULL, "turn every fallback (a damping retry) into an error", NULL, MP_OPT_FLAG,
-     AT(strict), MP_OPT_IDENTITY},
+     AT(strict), 0},
     {"--eval", "FILE", "perplexity on this text or token file, before and after", NULL,
      MP_OPT_STRING, AT(eval), 0},
     {"--eval-seqlen", "L", "tokens per evaluation window; 0: as the calibration, else 2048", "0",
@@ -68,6 +69,17 @@ static const mp_option rows[] = {
      AT(max_windows), 0},
     {"--no-export", NULL, "do not write OUT/hf (mpress export does it later)", NULL, MP_OPT_FLAG,
      AT(no_export), 0},
+    {"--resume", "WHEN", "auto: go on with an unfinished run in OUT; never; require", "auto",
+     MP_OPT_STRING, AT(resume), 0},
+    {"--save-hidden", "WHEN",
+     "hidden states for a resume: auto, every=N blocks, off (replays the finished blocks)", "auto",
+     MP_OPT_STRING, AT(save_hidden), 0},
+    {"--hidden-dtype", "T", "of hidden states between blocks, in memory and saved: fp32, bf16",
+     "fp32", MP_OPT_STRING, AT(hidden_dtype), MP_OPT_IDENTITY},
+    {"--max-time", "T", "stop in time, with exit code 75: SECONDS or HH:MM:SS", NULL, MP_OPT_STRING,
+     AT(max_time), 0},
+    {"--stop-grace", "S", "seconds from a stop request (SIGUSR1, file OUT/stop) to the end", "60",
+     MP_OPT_DOUBLE, AT(stop_grace), 0},
     {"--overwrite", NULL, "remove what another run left in OUT", NULL, MP_OPT_FLAG, AT(overwrite),
      0},
     {NULL, NULL, NULL, NULL, MP_OPT_FLAG, 0, 0},
@@ -78,35 +90,38 @@ static const mp_command_line line = {
     "prune or factor a model: from a Hugging Face directory to a checkpoint that loads again",
     rows};
 
-/* The effective options by name, without dashes, in their own types. */
-static json_t *options_json(const mp_job *job)
+/* The effective value of a row in its own type. */
+static json_t *value_of(const mp_option *row, const mp_job *job)
+{
+    char buffer[64];
+    const char *text = mp_option_text(row, job, buffer);
+    int64_t integer = 0;
+    double real = 0.0;
+
+    switch (row->type) {
+    case MP_OPT_INT:
+        mp_parse_int(text, &integer);
+        return json_integer(integer);
+    case MP_OPT_DOUBLE:
+        mp_parse_double(text, &real);
+        return json_real(real);
+    case MP_OPT_FLAG:
+        return json_boolean(text[0] == 't');
+    case MP_OPT_STRING:
+        break;
+    }
+    return text != NULL ? json_string(text) : json_null();
+}
+
+/* The effective options by name, without dashes: all, or those with one of `flags`. */
+static json_t *options_json(const mp_job *job, unsigned flags)
 {
     json_t *all = json_object();
 
-    for (const mp_option *row = rows; row->name != NULL; row++) {
-        const char *key = row->name[0] == '-' ? row->name + 2 : row->name;
-        char buffer[64];
-        const char *text = mp_option_text(row, job, buffer);
-        int64_t integer = 0;
-        double real = 0.0;
-
-        switch (row->type) {
-        case MP_OPT_STRING:
-            json_object_set_new(all, key, text != NULL ? json_string(text) : json_null());
-            break;
-        case MP_OPT_INT:
-            mp_parse_int(text, &integer);
-            json_object_set_new(all, key, json_integer(integer));
-            break;
-        case MP_OPT_DOUBLE:
-            mp_parse_double(text, &real);
-            json_object_set_new(all, key, json_real(real));
-            break;
-        case MP_OPT_FLAG:
-            json_object_set_new(all, key, json_boolean(text[0] == 't'));
-            break;
-        }
-    }
+    for (const mp_option *row = rows; row->name != NULL; row++)
+        if (flags == 0 || (row->flags & flags) != 0)
+            json_object_set_new(all, row->name[0] == '-' ? row->name + 2 : row->name,
+                                value_of(row, job));
     return all;
 }
 
@@ -135,9 +150,11 @@ static mp_status run(const mp_comm *comm, int argc, char **argv)
     MP_TRY(command_parse(&command_compress, argc, argv, &job));
     MP_TRY(complete(&job));
     startup_banner(comm);
-    job.options = options_json(&job);
+    job.options = options_json(&job, 0);
+    job.identity = options_json(&job, MP_OPT_IDENTITY);
     st = mp_compress(comm, &job);
     json_decref(job.options);
+    json_decref(job.identity);
     return st;
 }
 

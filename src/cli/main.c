@@ -4,6 +4,7 @@
 #include "mpress/dlinalg.h"
 #include "mpress/linalg.h"
 #include "mpress/log.h"
+#include "mpress/stop.h"
 #include "mpress_commit.h"
 #include "startup.h"
 
@@ -97,6 +98,7 @@ int main(int argc, char **argv)
     int provided;
 
     startup_memory();
+    mp_stop_install();
     MPI_Init_thread(&argc, &argv, MPI_THREAD_FUNNELED, &provided);
     st = mp_comm_create(MPI_COMM_WORLD, &comm);
     if (st == MP_OK) {
@@ -104,7 +106,8 @@ int main(int argc, char **argv)
         startup_threads(comm);
         st = dispatch(comm, argc, argv);
     }
-    if (st != MP_OK) mp_log(MP_LOG_ERROR, "%s", mp_error_message());
+    if (st != MP_OK)
+        mp_log(st == MP_ERR_STOPPED ? MP_LOG_INFO : MP_LOG_ERROR, "%s", mp_error_message());
     /* a status that the ranks have not agreed on: the others may wait for this one for ever */
     if (st == MP_ERR_MPI || st == MP_ERR_INTERNAL) MPI_Abort(MPI_COMM_WORLD, mp_exit_code(st));
     mp_comm_free(comm);

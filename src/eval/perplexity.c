@@ -4,6 +4,7 @@
 #include "mpress/forward.h"
 #include "mpress/log.h"
 #include "mpress/memory.h"
+#include "mpress/stop.h"
 
 #include <math.h>
 
@@ -17,6 +18,7 @@ static mp_status propagate(const mp_comm *comm, const mp_arch *arch, const mp_so
     MP_GO(mp_block_create(comm, arch, &block));
     MP_GO(mp_comm_agree(comm, mp_forward_create(arch, hidden->n_tokens, &forward)));
     for (int64_t b = 0; b < arch->n_blocks; b++) {
+        MP_GO(mp_stop_poll(comm));
         MP_GO(mp_block_load(block, comm, source, b));
         mp_block_prefetch(arch, comm, source, b + 1);
         for (int64_t w = 0; w < hidden->local && st == MP_OK; w++)

@@ -5,6 +5,7 @@
 #include "mpress/linear.h"
 #include "mpress/log.h"
 #include "mpress/memory.h"
+#include "mpress/stop.h"
 #include "mpress/weights.h"
 
 #include <string.h>
@@ -155,6 +156,7 @@ static mp_status load(trials *t, int64_t b, const mp_candidate *c, int64_t count
     int any = 0;
 
     for (int64_t i = 0; i < count; i++) any |= c[i].block == b;
+    MP_TRY(mp_stop_poll(t->comm));
     MP_TRY(mp_block_load(t->block, t->comm, t->dense, b));
     if (any) MP_TRY(mp_block_load(t->factored, t->comm, t->factors, b));
     mp_block_prefetch(t->arch, t->comm, t->dense,

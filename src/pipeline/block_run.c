@@ -2,6 +2,8 @@
 
 #include "mpress/log.h"
 #include "mpress/memory.h"
+#include "mpress/stop.h"
+#include "mpress/tensor.h"
 #include "units.h"
 
 #include <math.h>
@@ -134,6 +136,16 @@ static mp_status pass_sequence(mp_runner *run, int64_t round, const unit *units,
     return st;
 }
 
+/* Between blocks the hidden states are what a file of them can hold, so that a run that is resumed from
+ * one goes on with the same bits. */
+static void round_hidden(const mp_runner *run)
+{
+    mp_hidden *h = run->hidden;
+
+    if (run->hidden_dtype != MP_F32)
+        mp_round_f32(run->hidden_dtype, h->states, h->local * h->n_tokens * h->width);
+}
+
 /* The block as it stands, over the residual streams. */
 static mp_status pass_whole(mp_runner *run)
 {
@@ -144,9 +156,16 @@ static mp_status pass_whole(mp_runner *run)
     for (int64_t i = 0; i < run->hidden->local && st == MP_OK; i++)
         st = mp_forward_block(run->forward, run->block, run->hidden->n_tokens,
                               mp_hidden_sequence(run->hidden, i));
+    round_hidden(run);
     mp_clock_lap(&run->clock, MP_PHASE_FORWARD, (double)run->hidden->local * (linears + attention),
                  &mark);
     return mp_comm_agree(run->comm, st);
+}
+
+mp_status mp_runner_replay(mp_runner *run)
+{
+    MP_TRY(mp_stop_poll(run->comm));
+    return pass_whole(run);
 }
 
 /* All sequences through the dense block at hand, its states measured: units [n_states]. */
@@ -156,9 +175,11 @@ static mp_status measure_block(mp_runner *run, unit *units, float *buffer[3])
 
     for (int s = 0; s < run->arch->n_states; s++) MP_TRY(unit_open(run, &units[s]));
     for (int64_t round = 0; round < run->hidden->rounds; round++) {
+        MP_TRY(mp_stop_poll(run->comm));
         st = pass_sequence(run, round, units, buffer);
         if (st != MP_OK && pass == MP_OK) pass = st;
     }
+    if (run->order == MP_ORDER_DENSE) round_hidden(run);
     return mp_comm_agree(run->comm, pass);
 }
 
@@ -179,7 +200,7 @@ static mp_status run_states_together(mp_runner *run, const mp_batch_item *items,
         MP_GO(measure_block(run, units + k * n, buffer));
     }
     MP_GO(units_compress(run, units, count * n));
-    if (run->order == MP_ORDER_BLOCK && !items->is_last) MP_GO(pass_whole(run));
+    if (run->order == MP_ORDER_BLOCK && !items->is_last) MP_GO(mp_runner_replay(run));
 out:
     for (int i = 0; units != NULL && i < count * n; i++) unit_close(&units[i]);
     mp_free(units);
@@ -221,8 +242,10 @@ static mp_status run_state(mp_runner *run, int state, const mp_batch_item *item,
     MP_GO(unit_open(run, &u));
     for (int64_t i = 0; i < run->hidden->rounds; i++) {
         float *x = keep != NULL && i < local ? keep + i * size : buffer[0];
-        double mark = mp_seconds();
+        double mark;
 
+        MP_GO(mp_stop_poll(run->comm));
+        mark = mp_seconds();
         if (i < local && pass == MP_OK)
             pass = advance(run, state, i, *kept != NULL ? *kept + i * before : NULL, buffer[1], x);
         mp_clock_lap(&run->clock, MP_PHASE_FORWARD, i < local ? state_flop(run, state) : 0.0,
@@ -257,6 +280,7 @@ static mp_status run_states_in_turn(mp_runner *run, const mp_batch_item *item)
     mp_clock_lap(&run->clock, MP_PHASE_FORWARD,
                  item->is_last ? 0.0 : (double)run->hidden->local * state_flop(run, last + 1),
                  &mark);
+    round_hidden(run);
     MP_GO(mp_comm_agree(run->comm, pass));
 out:
     mp_free(kept);

@@ -107,6 +107,7 @@ static mp_status add_linear(const run *r, slabs *s, int i, const mp_linear_resul
         .tokens = result->tokens,
         .dead = result->outcome.dead,
         .retries = result->outcome.retries,
+        .by_qr = result->outcome.by_qr,
         .damping = result->outcome.damping,
         .rel_error = result->rel_error,
         .sparsity = result->sparsity,

@@ -7,8 +7,10 @@
 #include "mpress/linalg.h"
 #include "mpress/memory.h"
 #include "mpress/plan.h"
+#include "mpress/stop.h"
 #include "run.h"
 
+#include <math.h>
 #include <string.h>
 
 /* Of which any share that is not absurd counts a token: until the windows are drawn, only the range of
@@ -77,6 +79,8 @@ static mp_status read_options(run *r)
     MP_TRY(check_counts(job));
     MP_TRY(check_batch(r));
     MP_TRY(mp_bos_parse(job->bos, &r->bos));
+    MP_TRY(resume_options(r));
+    MP_TRY(stopping_options(r));
     if (job->calib == NULL && (r->runner.method->needs & MP_NEED_MOMENT) != 0)
         return mp_fail(MP_ERR_ARG, "--calib: method %s needs calibration data", job->method);
     r->runner.lengths.state_ratio = job->state_ratio;
@@ -166,26 +170,30 @@ static mp_status evaluate(run *r, const mp_source *source, mp_perplexity_result 
     double mark = mp_seconds();
 
     if (r->job->eval == NULL) return MP_OK;
+    mp_stop_expect(INFINITY);
     MP_TRY(mp_perplexity(r->comm, &r->arch, source, &r->evaluation, result));
     mp_clock_lap(&r->runner.clock, MP_PHASE_EVAL, 0.0, &mark);
     return MP_OK;
 }
 
-/* Makes OUT, first of all: a run that may not write there must not compute for an hour before. */
-static mp_status open_run(run *r)
+/* Of the dense model: kept, so that a resumed run need not measure the same windows again. */
+static mp_status evaluate_before(run *r)
 {
-    json_t *record = report_identity(r);
-    double mark = mp_seconds();
-    mp_status st;
+    const json_t *noted = mp_checkpoint_noted(r->checkpoint, "before");
+    int64_t crc = r->comm->rank == 0 ? mp_windows_crc32c(&r->evaluation) : 0;
 
-    MP_GO(mp_checkpoint_create(r->comm, r->job->out, r->assets, &r->arch, r->source, record,
-                               r->job->overwrite, &r->checkpoint));
-    MP_GO(mp_path_join(r->job->out, "log.jsonl", &r->log_path));
-    MP_GO(run_keep_windows(r));
-    mp_clock_lap(&r->runner.clock, MP_PHASE_WRITE, 0.0, &mark);
-out:
-    json_decref(record);
-    return st;
+    if (r->job->eval == NULL) return MP_OK;
+    MP_TRY(mp_comm_bcast(r->comm, &crc, sizeof crc, 0));
+    if (noted != NULL && json_integer_value(json_object_get(noted, "crc")) == crc) {
+        r->before.nll = json_number_value(json_object_get(noted, "nll"));
+        r->before.perplexity = exp(r->before.nll);
+        r->before.windows = json_integer_value(json_object_get(noted, "windows"));
+        return MP_OK;
+    }
+    MP_TRY(evaluate(r, r->source, &r->before));
+    return mp_checkpoint_note(r->checkpoint, "before",
+                              json_pack("{s:I, s:f, s:I}", "crc", (json_int_t)crc, "nll",
+                                        r->before.nll, "windows", (json_int_t)r->before.windows));
 }
 
 /* Block b of the model into place k of a batch. */
@@ -207,21 +215,25 @@ static mp_status load_block(run *r, int64_t b, int k, int skip[MP_MAX_LINEARS], 
     return MP_OK;
 }
 
-/* Blocks [b, b + count). */
+/* Blocks [b, b + count), committed one by one after the hidden states behind them. */
 static mp_status compress_blocks(run *r, int64_t b, int count)
 {
     int skip[MP_MAX_BATCH][MP_MAX_LINEARS];
     mp_batch_item items[MP_MAX_BATCH];
     double start = mp_seconds(), mark;
 
+    MP_TRY(stopping_before_blocks(r, count));
     for (int k = 0; k < count; k++) MP_TRY(load_block(r, b + k, k, skip[k], &items[k]));
     MP_TRY(mp_runner_batch(&r->runner, items, count));
     mark = mp_seconds();
+    r->save.block_seconds = (mark - start) / count;
+    MP_TRY(resume_save_hidden(r, b + count - 1));
     for (int k = 0; k < count; k++) {
         r->runner.block = items[k].block;
         MP_TRY(run_write_block(r, r->checkpoint, b + k, items[k].results));
     }
     mp_clock_lap(&r->runner.clock, MP_PHASE_WRITE, 0.0, &mark);
+    r->save.block_seconds = (mp_seconds() - start) / count;
     return report_blocks(r, b, count, mp_seconds() - start);
 }
 
@@ -238,47 +250,110 @@ static mp_status choose_batch(run *r)
     return MP_OK;
 }
 
-static mp_status compress_all(run *r)
+/* How many of the blocks from b on are to be made together: up to the next one that is there. */
+static int blocks_together(const run *r, int64_t b)
 {
-    int64_t n = r->arch.n_blocks;
+    int count = 1;
 
-    r->clock_before = r->runner.clock; /* a block's figures are its own */
-    for (int64_t b = 0; b < n; b += r->runner.batch)
-        MP_TRY(compress_blocks(r, b, (int)(n - b < r->runner.batch ? n - b : r->runner.batch)));
+    while (count < r->runner.batch && b + count < r->arch.n_blocks &&
+           !mp_checkpoint_has_block(r->checkpoint, b + count))
+        count++;
+    return count;
+}
+
+/* Hidden states go through every block up to the last that is missing: through those that are there as
+ * they are; in dense order as they were. */
+static mp_status compress_from(run *r, int64_t first, const mp_source *blocks)
+{
+    int64_t end = r->arch.n_blocks;
+
+    while (end > 0 && mp_checkpoint_has_block(r->checkpoint, end - 1)) end--;
+    for (int64_t b = first; b < end;) {
+        int count = 1;
+
+        if (mp_checkpoint_has_block(r->checkpoint, b)) {
+            MP_TRY(resume_replay(r, blocks, b));
+        } else {
+            count = blocks_together(r, b);
+            MP_TRY(compress_blocks(r, b, count));
+        }
+        b += count;
+    }
     return MP_OK;
 }
 
-/* What comes after the last block: the journal's end, perplexity of what was written, export. */
+static mp_status compress_all(run *r)
+{
+    int is_dense = r->runner.order == MP_ORDER_DENSE;
+    mp_source *there = NULL;
+    int64_t first;
+    mp_status st = MP_OK;
+
+    r->clock_before = r->runner.clock; /* a block's figures are its own */
+    if (r->kept_blocks > 0 && !is_dense) st = mp_checkpoint_open_blocks(r->job->out, &there);
+    MP_GO(mp_comm_agree(r->comm, st));
+    MP_GO(resume_hidden(r, &first));
+    MP_GO(compress_from(r, first, is_dense ? r->source : there));
+out:
+    mp_source_close(&there);
+    return st;
+}
+
+/* All that comes between the start and the last block. */
+static mp_status make_blocks(run *r)
+{
+    if (r->kept_blocks == r->arch.n_blocks) return MP_OK;
+    MP_TRY(run_embed(r));
+    MP_TRY(choose_batch(r));
+    MP_TRY(mp_runner_open(&r->runner));
+    MP_TRY(ranks_search(r));
+    return compress_all(r);
+}
+
+static mp_status export_hf(run *r, const mp_source *compressed, const char *assets)
+{
+    double mark = mp_seconds();
+    char *target = NULL;
+    mp_status st;
+
+    if (r->job->no_export || mp_checkpoint_has(r->checkpoint, "hf/config.json")) return MP_OK;
+    st = mp_path_join(r->job->out, "hf", &target);
+    if (st == MP_OK && r->comm->rank == 0 && mp_checkpoint_resumed(r->checkpoint))
+        st = mp_path_remove(target); /* of a run that was killed, or damaged */
+    MP_GO(mp_comm_agree(r->comm, st));
+    st = mp_export(r->comm, compressed, assets, target, 0, 0);
+    if (st != MP_OK)
+        MP_GO(mp_fail(
+            st, "%s; the checkpoint %s is complete: 'mpress export %s DIR' writes it elsewhere",
+            mp_error_message(), r->job->out, r->job->out));
+    MP_GO(mp_checkpoint_add_folder(r->checkpoint, "hf"));
+    mp_clock_lap(&r->runner.clock, MP_PHASE_EXPORT, 0.0, &mark);
+out:
+    mp_free(target);
+    return st;
+}
+
+/* What comes after the last block: perplexity of what was written, export, the journal's end. */
 static mp_status finish(run *r)
 {
     mp_source *compressed = NULL;
-    char *assets = NULL, *target = NULL;
-    double mark;
+    char *assets = NULL;
     mp_status st;
 
     mp_runner_close(&r->runner); /* the evaluation needs a block and hidden states of its own */
     mp_hidden_free(r->runner.hidden);
     r->runner.hidden = NULL;
-    MP_GO(mp_checkpoint_finish(r->checkpoint));
     MP_GO(mp_comm_agree(r->comm, mp_model_open(r->job->out, &compressed, &assets)));
     MP_GO(mp_comm_agree(r->comm, mp_model_size_of(compressed, &r->size)));
     MP_GO(evaluate(r, compressed, &r->after));
     MP_GO(report_write(r)); /* should the export fail, the run is complete without it */
-    if (!r->job->no_export) {
-        mark = mp_seconds();
-        MP_GO(mp_path_join(r->job->out, "hf", &target));
-        st = mp_export(r->comm, compressed, assets, target, 0, 0);
-        if (st != MP_OK)
-            MP_GO(mp_fail(
-                st, "%s; the checkpoint %s is complete: 'mpress export %s DIR' writes it elsewhere",
-                mp_error_message(), r->job->out, r->job->out));
-        mp_clock_lap(&r->runner.clock, MP_PHASE_EXPORT, 0.0, &mark);
-    }
+    MP_GO(export_hf(r, compressed, assets));
     MP_GO(report_finish(r));
+    MP_GO(mp_checkpoint_add_file(r->checkpoint, "report.json"));
+    MP_GO(mp_checkpoint_finish(r->checkpoint));
 out:
     mp_source_close(&compressed);
     mp_free(assets);
-    mp_free(target);
     return st;
 }
 
@@ -296,6 +371,8 @@ static void close_run(run *r)
     mp_free(r->ranks);
     json_decref(r->sensitivity);
     mp_free(r->log_path);
+    mp_free(r->stop_path);
+    mp_stop_rule(NULL);
 }
 
 static mp_status measure_rate(run *r)
@@ -304,6 +381,31 @@ static mp_status measure_rate(run *r)
 
     MP_TRY(mp_comm_agree(r->comm, st));
     return mp_comm_sum(r->comm, &r->gemm_flops, 1);
+}
+
+/* Whether an earlier run has left nothing to do. */
+static int is_done(const run *r)
+{
+    return mp_checkpoint_is_finished(r->checkpoint) &&
+           (r->job->no_export || mp_checkpoint_has(r->checkpoint, "hf/config.json"));
+}
+
+/* From the claim on OUT to the end. */
+static mp_status carry_out(run *r)
+{
+    MP_TRY(resume_open(r));
+    if (is_done(r)) {
+        mp_log(MP_LOG_INFO, "%s: finished already, by the same options; every file is whole",
+               r->job->out);
+        return MP_OK;
+    }
+    MP_TRY(stopping_open(r));
+    MP_TRY(resume_recall(r));
+    MP_TRY(measure_rate(r));
+    MP_TRY(report_start(r));
+    MP_TRY(evaluate_before(r));
+    MP_TRY(make_blocks(r));
+    return finish(r);
 }
 
 mp_status mp_compress(const mp_comm *comm, const mp_job *job)
@@ -320,17 +422,9 @@ mp_status mp_compress(const mp_comm *comm, const mp_job *job)
     MP_GO(run_draw_windows(&r));
     MP_GO(ranks_afford(&r));
     MP_GO(check_outside_blocks(&r));
-    MP_GO(open_run(&r));
-    MP_GO(measure_rate(&r));
-    MP_GO(report_start(&r));
-    MP_GO(evaluate(&r, r.source, &r.before));
-    MP_GO(run_embed(&r));
-    MP_GO(choose_batch(&r));
-    MP_GO(mp_runner_open(&r.runner));
-    MP_GO(ranks_search(&r));
-    MP_GO(compress_all(&r));
-    MP_GO(finish(&r));
+    MP_GO(carry_out(&r));
 out:
+    st = stopping_say(&r, st);
     close_run(&r);
     return st;
 }

@@ -3,7 +3,9 @@
 
 #include "mpress/log.h"
 #include "mpress/memory.h"
+#include "mpress/stop.h"
 
+#include <math.h>
 #include <string.h>
 
 static mp_status read_choices(run *r)
@@ -183,6 +185,18 @@ mp_status ranks_afford(run *r)
     return mp_comm_agree(r->comm, sensitivity_afford(r));
 }
 
+/* For a run that goes on with this one: the search is not done twice. */
+static mp_status keep_ranks(run *r)
+{
+    json_t *ranks = json_array();
+
+    for (int64_t i = 0; i < r->arch.n_blocks * r->arch.n_linears; i++)
+        json_array_append_new(ranks, json_integer((json_int_t)r->ranks[i]));
+    return mp_checkpoint_note(
+        r->checkpoint, "ranks",
+        json_pack("{s:o, s:O?}", "ranks", ranks, "sensitivity", r->sensitivity));
+}
+
 mp_status ranks_search(run *r)
 {
     const mp_order order = r->runner.order;
@@ -190,7 +204,8 @@ mp_status ranks_search(run *r)
     int64_t stored, dense;
     mp_status st;
 
-    if (!is_searched(r)) return MP_OK;
+    if (!is_searched(r) || r->has_ranks) return MP_OK;
+    mp_stop_expect(INFINITY);
     MP_GO(mp_comm_agree(r->comm, search_open(r, &s)));
     r->runner.order = MP_ORDER_DENSE;
     st = r->policy == MP_RANKS_SPECTRUM ? by_spectrum(r, &s) : by_sensitivity(r, &s);
@@ -201,6 +216,7 @@ mp_status ranks_search(run *r)
     mp_budget_totals(s.items, s.count, &stored, &dense);
     mp_log(MP_LOG_INFO, "ranks by %s: %.4f of the parameters of %lld linear maps",
            r->job->rank_policy, (double)stored / (double)dense, (long long)s.count);
+    MP_GO(keep_ranks(r));
     MP_GO(run_embed(r));
     if (r->runner.block == NULL) st = mp_runner_open(&r->runner);
 out:

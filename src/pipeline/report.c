@@ -24,10 +24,23 @@ static json_t *real_or_null(double value)
     return isfinite(value) ? json_real(value) : json_null();
 }
 
+/* What makes two runs the same: ranks, threads, evaluation, export and limits do not.  The windows are
+ * known to rank 0. */
+static json_t *identity_json(const run *r)
+{
+    char crc[16] = "";
+
+    if (r->comm->rank == 0 && r->job->calib != NULL)
+        snprintf(crc, sizeof crc, "%08x", mp_windows_crc32c(&r->calibration));
+    return json_pack("{s:O, s:s, s:s}", "options", r->job->identity, "model", r->identity,
+                     "calibration", crc);
+}
+
 json_t *report_identity(const run *r)
 {
-    return json_pack("{s:i, s:O, s:{s:s, s:s}}", "format", 1, "options", r->job->options, "model",
-                     "path", r->job->model, "identity", r->identity);
+    return json_pack("{s:i, s:O, s:{s:s, s:s}, s:o}", "format", 1, "options", r->job->options,
+                     "model", "path", r->job->model, "identity", r->identity, "identity",
+                     identity_json(r));
 }
 
 /* One line of log.jsonl: when, who and what, then the figures, which are consumed. */
@@ -341,7 +354,8 @@ static mp_status write_report(const run *r, const mp_clock_summary *s, int64_t m
                             ? json_pack("[s]", state_ratio_warning)
                             : json_array());
     if (r->sensitivity != NULL) json_object_set(report, "sensitivity", r->sensitivity);
-    json_object_set_new(report, "phases", phases_json(s));
+    json_object_set_new(report, "resumed_blocks", json_integer((json_int_t)r->kept_blocks));
+    json_object_set_new(report, "phases", phases_json(s)); /* of this run, not of those before */
     json_object_set_new(report, "bytes_moved", json_integer((json_int_t)moved));
     json_object_set_new(report, "peak_bytes", json_integer((json_int_t)peak));
     MP_GO(mp_json_dump(report, 0, &text));

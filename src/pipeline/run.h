@@ -20,6 +20,13 @@ typedef struct selection {
     int64_t first_block, end_block;
 } selection;
 
+/* After how many blocks hidden states are saved, and what that has cost. */
+typedef struct save_policy {
+    int64_t every;        /* 0: never; -1: as the measured rates say */
+    int64_t last;         /* the block after which they were saved last, or -1 */
+    double block_seconds; /* of one block, commit included; 0: none measured yet */
+} save_policy;
+
 typedef struct run {
     const mp_comm *comm;
     const mp_job *job;
@@ -41,6 +48,12 @@ typedef struct run {
         ranks; /* [n_blocks][n_linears] where the method factors, 0: dense; NULL for other methods */
     json_t *sensitivity; /* for the report, where a search has measured it; else NULL; owned */
     char *log_path;      /* OUT/log.jsonl */
+    char *stop_path;     /* OUT/stop */
+    save_policy save;
+    mp_start start;             /* what to do with an earlier run in OUT */
+    int64_t kept_blocks;        /* that an earlier run has made */
+    int has_ranks;              /* an earlier run has searched for them */
+    double max_seconds;         /* of the whole run; 0: no limit */
     double started, gemm_flops; /* seconds; single-precision rate of all ranks together */
     mp_clock clock_before;      /* at the end of the last block */
 } run;
@@ -76,6 +89,39 @@ mp_status run_keep_windows(const run *r);
 /* The embedded windows as hidden states of all ranks: the first or, after a search, the second time.
  * Collective; agreed. */
 mp_status run_embed(run *r);
+
+/* stopping.c: --max-time and --stop-grace; MP_ERR_ARG. */
+mp_status stopping_options(run *r);
+
+/* stopping.c: from here on the run can be stopped.  Collective; agreed. */
+mp_status stopping_open(run *r);
+
+/* stopping.c: MP_ERR_STOPPED where `count` more blocks are not wanted, or would take too long; otherwise
+ * they are expected to be there in that time.  Collective; agreed. */
+mp_status stopping_before_blocks(const run *r, int count);
+
+/* stopping.c: where `st` says that the run was stopped, the message for the user.  On all ranks. */
+mp_status stopping_say(const run *r, mp_status st);
+
+/* resume.c: --resume, --save-hidden, --hidden-dtype; MP_ERR_ARG. */
+mp_status resume_options(run *r);
+
+/* resume.c: OUT begun, or an earlier run in it continued.  Collective; agreed. */
+mp_status resume_open(run *r);
+
+/* resume.c: what an earlier run has found out: results of its blocks, ranks, perplexity.  Collective;
+ * agreed. */
+mp_status resume_recall(run *r);
+
+/* resume.c: the hidden states before block *first, the first that is to be made or replayed; the
+ * embedded windows before block 0.  Collective; agreed. */
+mp_status resume_hidden(run *r, int64_t *first);
+
+/* resume.c: the hidden states through block `b`, which is there.  Collective; agreed. */
+mp_status resume_replay(run *r, const mp_source *blocks, int64_t b);
+
+/* resume.c: saves the hidden states after block `b` if it is time to.  Collective; agreed. */
+mp_status resume_save_hidden(run *r, int64_t b);
 
 /* block_write.c: this rank's rows of every tensor of the loaded block.  Collective; agreed. */
 mp_status run_write_block(run *r, mp_checkpoint *to, int64_t block,

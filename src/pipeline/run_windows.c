@@ -21,14 +21,18 @@ static mp_status draw(const run *r, const char *path, int64_t count, int64_t seq
     return mp_draw_windows(r->comm, &request, from, r->arch.max_positions, windows);
 }
 
+static void record_count(const run *r, const char *name, int64_t value)
+{
+    json_object_set_new(r->job->options, name, json_integer((json_int_t)value));
+    json_object_set_new(r->job->identity, name, json_integer((json_int_t)value));
+}
+
 /* The record of the options holds what the files decided where the user left it to them. */
 static void record_windows(const run *r)
 {
     if (r->job->calib != NULL) {
-        json_object_set_new(r->job->options, "nsamples",
-                            json_integer((json_int_t)r->calibration.count));
-        json_object_set_new(r->job->options, "seqlen",
-                            json_integer((json_int_t)r->calibration.seqlen));
+        record_count(r, "nsamples", r->calibration.count);
+        record_count(r, "seqlen", r->calibration.seqlen);
     }
     if (r->job->eval != NULL)
         json_object_set_new(r->job->options, "eval-seqlen",
@@ -54,15 +58,18 @@ mp_status run_draw_windows(run *r)
 
 mp_status run_keep_windows(const run *r)
 {
+    static const char file[] = "calib.safetensors";
     char *path = NULL;
     mp_status st = MP_OK;
 
-    if (r->comm->rank == 0 && r->job->calib != NULL) {
-        st = mp_path_join(r->job->out, "calib.safetensors", &path);
+    if (r->job->calib == NULL || mp_checkpoint_has(r->checkpoint, file)) return MP_OK;
+    if (r->comm->rank == 0) {
+        st = mp_path_join(r->job->out, file, &path);
         if (st == MP_OK) st = mp_windows_write(path, &r->calibration);
         mp_free(path);
     }
-    return mp_comm_agree(r->comm, st);
+    MP_TRY(mp_comm_agree(r->comm, st));
+    return mp_checkpoint_add_file(r->checkpoint, file);
 }
 
 mp_status run_embed(run *r)

@@ -2,6 +2,7 @@
 
 #include "mpress/log.h"
 #include "mpress/memory.h"
+#include "mpress/stop.h"
 #include "mpress/plan.h"
 
 #include <math.h>
@@ -179,6 +180,7 @@ mp_status units_compress(mp_runner *run, unit *units, int count)
     MP_TRY(prepare_all(run, units, count));
     for (int i = 0; i < count; i++) {
         if (units[i].moment == NULL) continue;
+        MP_TRY(mp_stop_poll(run->comm));
         MP_TRY(name_unit(run, &units[i], finish(run, &units[i])));
         unit_close(&units[i]);
     }

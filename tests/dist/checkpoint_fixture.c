@@ -7,6 +7,7 @@
 #include "mpress/rng.h"
 #include "mpress/safetensors.h"
 
+#include <glob.h>
 #include <math.h>
 #include <signal.h>
 #include <stdio.h>
@@ -157,6 +158,19 @@ int fixture_has(const mp_comm *comm, const char *dir, const char *name)
     there = mp_path_join(dir, name, &path) == MP_OK && mp_path_exists(path);
     mp_free(path);
     return there;
+}
+
+int fixture_has_unfinished(const mp_comm *comm, const char *out)
+{
+    char pattern[256];
+    glob_t found = {0};
+    int some;
+
+    MPI_Barrier(comm->mpi);
+    snprintf(pattern, sizeof pattern, "%s/blocks/*.tmp", out);
+    some = glob(pattern, 0, NULL, &found) == 0;
+    globfree(&found);
+    return some;
 }
 
 static mp_status make_scratch(fixture *f)

@@ -45,6 +45,9 @@ mp_status fixture_file(const mp_comm *comm, const char *dir, const char *name, c
 /* Whether "dir/name" is there; the same answer on all ranks.  Collective. */
 int fixture_has(const mp_comm *comm, const char *dir, const char *name);
 
+/* Whether a file under a temporary name is in the blocks of a run.  Collective. */
+int fixture_has_unfinished(const mp_comm *comm, const char *out);
+
 /* From now on no file of this rank may grow beyond `bytes` (-1: no limit): a full disk that only
  * one rank sees. */
 void fixture_limit_files(int64_t bytes);

@@ -299,4 +299,6 @@ Test(fileio, checksums_are_those_of_rfc_3720_and_continue)
     cr_assert_eq(mp_crc32c(0, rising, 32), 0x46dd794eu);
     cr_assert_eq(mp_crc32c(mp_crc32c(0, rising, 11), rising + 11, 21), 0x46dd794eu);
     cr_assert_eq(mp_crc32c(5, zeros, 0), 5);
+    for (size_t length = 0; length <= 32; length++)
+        cr_assert_eq(mp_crc32c_portable(7, rising, length), mp_crc32c(7, rising, length));
 }

@@ -1,0 +1,113 @@
+#include "mpress/stop.h"
+
+#include "mpress/fileio.h"
+#include "mpress/log.h"
+
+#include <math.h>
+#include <signal.h>
+#include <stdio.h>
+
+static volatile sig_atomic_t usr1_came, term_came;
+
+static struct {
+    mp_stop_rules rules;
+    int is_ruled;
+    double expected; /* end of the work under way */
+    double asked;    /* when a request was first seen; 0: none yet */
+    char by[64];     /* who asked */
+} state = {.expected = INFINITY};
+
+static void note_signal(int number)
+{
+    if (number == SIGTERM)
+        term_came = 1;
+    else
+        usr1_came = 1;
+}
+
+void mp_stop_install(void)
+{
+    struct sigaction action = {.sa_handler = note_signal, .sa_flags = SA_RESTART};
+
+    sigemptyset(&action.sa_mask);
+    sigaction(SIGUSR1, &action, NULL);
+    sigaction(SIGTERM, &action, NULL);
+}
+
+void mp_stop_rule(const mp_stop_rules *rules)
+{
+    state.is_ruled = rules != NULL;
+    state.asked = 0.0;
+    state.expected = INFINITY;
+    if (rules != NULL) state.rules = *rules;
+}
+
+void mp_stop_expect(double when)
+{
+    state.expected = when;
+}
+
+/* What of the signals any rank has got. */
+enum { SAW_USR1 = 1, SAW_TERM = 2, SAW_FILE = 4 };
+
+/* Rank 0 keeps the time: it knows the requests of all. */
+static void note_request(int seen)
+{
+    if (seen == 0 || state.asked > 0.0) return;
+    state.asked = mp_seconds();
+    snprintf(state.by, sizeof state.by, "%s",
+             seen & SAW_TERM   ? "SIGTERM"
+             : seen & SAW_USR1 ? "SIGUSR1"
+                               : "the file 'stop' in OUT");
+    mp_log(MP_LOG_INFO, "%s asks for a stop", state.by);
+}
+
+/* Seconds until the program must have ended, by requests and by the limit. */
+static double left_of_request(int seen)
+{
+    if (state.asked == 0.0) return INFINITY;
+    if (seen & SAW_TERM) return 0.0;
+    return state.asked + state.rules.grace - mp_seconds();
+}
+
+static double left_of_limit(void)
+{
+    if (state.rules.max_seconds <= 0.0) return INFINITY;
+    return state.rules.started + state.rules.max_seconds - mp_seconds();
+}
+
+/* Between commits any request stops; before one only what cannot be finished in time does. */
+static int decide(int seen, int between, double needed)
+{
+    note_request(seen);
+    if (state.asked > 0.0 && (between || needed > left_of_request(seen))) return 1;
+    if (needed <= left_of_limit()) return 0;
+    if (isinf(needed) && left_of_limit() > state.rules.grace) return 0;
+    if (state.asked == 0.0) snprintf(state.by, sizeof state.by, "--max-time");
+    return 1;
+}
+
+static mp_status poll(const mp_comm *comm, int between, double needed)
+{
+    int seen = (usr1_came ? SAW_USR1 : 0) | (term_came ? SAW_TERM : 0), stop = 0;
+
+    if (!state.is_ruled) return MP_OK;
+    if (comm->rank == 0 && state.rules.file != NULL && mp_path_exists(state.rules.file))
+        seen |= SAW_FILE;
+    MP_TRY(mp_mpi_check(MPI_Allreduce(MPI_IN_PLACE, &seen, 1, MPI_INT, MPI_BOR, comm->mpi),
+                        "looking for a request to stop"));
+    if (comm->rank == 0) stop = decide(seen, between, needed);
+    MP_TRY(mp_mpi_check(MPI_Bcast(&stop, 1, MPI_INT, 0, comm->mpi), "deciding to stop"));
+    if (!stop) return MP_OK;
+    return mp_comm_agree(comm, mp_fail(MP_ERR_STOPPED, "stopped by %s", state.by));
+}
+
+mp_status mp_stop_poll(const mp_comm *comm)
+{
+    return poll(comm, 0, fmax(state.expected - mp_seconds(), 0.0));
+}
+
+mp_status mp_stop_before(const mp_comm *comm, double seconds)
+{
+    return poll(comm, 1, seconds);
+}

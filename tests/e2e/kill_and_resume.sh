@@ -1,0 +1,62 @@
+#!/usr/bin/env bash
+# A run that is killed again and again, each time continued on another number of ranks, ends with the
+# bytes of one that was left alone.
+#   kill_and_resume.sh MPRESS MPIEXEC [KILLS [METHOD OPTIONS...]]
+set -euo pipefail
+mpress=$1 mpiexec=$2 kills=${3:-20}
+shift $(($# < 3 ? $# : 3))
+[ $# -gt 0 ] || set -- --sparsity 2:4
+model=$(cd "$(dirname "$0")/../data/wikillama-5m" && pwd)
+scratch=$(mktemp -d)
+trap 'rm -rf "$scratch"' EXIT
+
+. "$(dirname "$0")/../../mpi-runs/environment.sh"
+export OMP_NUM_THREADS=1
+compress() { # ranks, OUT, more options
+    local ranks=$1 out=$2
+    shift 2
+    exec "$mpiexec" --bind-to none -n "$ranks" "$mpress" compress "$model" "$out" \
+        --calib "$model/sample-calib.jsonl" --nsamples 24 --seqlen 256 "$@"
+}
+
+blocks_of() { # what the journal names, by lines, and by different blocks
+    grep -o '"event":"block".*"block":[0-9]*' "$1/journal.jsonl" 2>/dev/null | grep -o '[0-9]*$' || true
+}
+
+started=$(date +%s%N)
+(compress 2 "$scratch/alone" "$@") 2>"$scratch/log" || { cat "$scratch/log" >&2; exit 1; }
+took=$((($(date +%s%N) - started) / 1000000))
+echo "left alone: $took ms"
+
+killed=0 before=0 runs=0
+while [ "$killed" -lt "$kills" ] && [ "$runs" -lt $((3 * kills)) ]; do
+    ranks=$((runs++ % 4 + 1))
+    setsid bash -c "$(declare -f compress); mpress='$mpress' mpiexec='$mpiexec' model='$model'; compress $ranks '$scratch/out' $*" \
+        2>"$scratch/log" &
+    session=$!
+    # from the start to about the end of what is left
+    pause=$((RANDOM * (took * (7 - before) / 7) / 32768))
+    sleep "$(printf '%d.%03d' $((pause / 1000)) $((pause % 1000)))"
+    if pkill -KILL -s "$session"; then killed=$((killed + 1)); fi
+    { wait "$session"; } 2>/dev/null || true
+    while pgrep -s "$session" >/dev/null; do sleep 0.01; done
+    now=$(blocks_of "$scratch/out" | wc -l)
+    if [ "$now" -ne "$(blocks_of "$scratch/out" | sort -u | wc -l)" ] || [ "$now" -lt "$before" ]; then
+        echo "run $runs: a block that was there has been made again, or is gone" >&2
+        exit 1
+    fi
+    # a run that is complete is begun again, so that every kill meets one at work
+    if grep -q '"event":"finish"' "$scratch/out/journal.jsonl" 2>/dev/null; then
+        cmp "$scratch/alone/hf/model.safetensors" "$scratch/out/hf/model.safetensors"
+        rm -rf "$scratch/out"
+        now=0
+    fi
+    before=$now
+done
+
+(compress 3 "$scratch/out" "$@") 2>"$scratch/log" || { cat "$scratch/log" >&2; exit 1; }
+for file in "$scratch"/alone/blocks/*.h5 "$scratch"/alone/hf/model.safetensors; do
+    cmp "$file" "${file/alone/out}"
+done
+[ "$killed" -eq "$kills" ] || { echo "only $killed of $runs runs could be killed" >&2; exit 1; }
+echo "$killed kills in $runs runs: the tensors are those of the run that was left alone"
