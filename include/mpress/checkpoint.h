@@ -150,6 +150,15 @@ mp_status mp_checkpoint_open_blocks(const char *dir, mp_source **source);
  *                 "damping", "rel_error", "sparsity", "rank", "kept"}]}; null where a number does not apply */
 mp_status mp_checkpoint_describe(const char *dir, json_t **description);
 
+/* Reads back all that the journal of a run names, finished or not, and compares checksums: {"files", "bytes",
+ * "damaged": [{"file", "damage"}], "bad_journal_line": 0 where there is none, "finished"}; ended by
+ * json_decref, on all ranks.  Collective; the status is agreed. */
+mp_status mp_checkpoint_verify(const mp_comm *comm, const char *dir, json_t **report);
+
+/* MP_ERR_FORMAT where `path` is a checkpoint and a file that the model is read from is damaged; a Hugging
+ * Face directory has no checksums.  Reads all of it.  Collective; the status is agreed. */
+mp_status mp_model_verify(const mp_comm *comm, const char *path);
+
 /* A model to read, whatever it is: a Hugging Face directory or a checkpoint.  `assets` is where its
  * config.json and tokenizer are; owned by the caller (mp_free).  A factored directory (export.h) has
  * the names of a checkpoint, X.A and X.B.  Not collective. */

@@ -6,11 +6,11 @@
 #include "model_file.h"
 #include "mpress/export.h"
 #include "mpress/fileio.h"
-#include "mpress/json.h"
 #include "mpress/memory.h"
 #include "rest.h"
 #include "run_files.h"
 #include "segments.h"
+#include "share.h"
 
 #include <dirent.h>
 #include <stdio.h>
@@ -99,7 +99,7 @@ mp_status mp_checkpoint_add_folder(mp_checkpoint *checkpoint, const char *folder
     mp_status st = comm->rank == 0 ? list_folder(checkpoint->dir, folder, names) : MP_OK;
 
     MP_GO(mp_comm_agree(comm, st));
-    MP_GO(mp_run_share(comm, &names));
+    MP_GO(mp_share_json(comm, &names));
     json_array_foreach (names, i, name)
         MP_GO(mp_checkpoint_add_file(checkpoint, json_string_value(name)));
 out:
@@ -189,27 +189,6 @@ static mp_status claim(mp_checkpoint *c, const char *const *reads, int n_reads, 
     return MP_OK;
 }
 
-/* All ranks know what rank 0 reads in the journal. */
-static mp_status share_journal(mp_checkpoint *c)
-{
-    char *path = NULL, *text = NULL;
-    size_t length = 0;
-    mp_status st;
-
-    MP_GO(mp_comm_agree(c->comm, mp_journal_path(c->dir, &path)));
-    st = c->comm->rank == 0 ? mp_file_read(path, (size_t)1 << 30, &text, &length) : MP_OK;
-    MP_GO(mp_comm_agree(c->comm, st));
-    MP_GO(mp_comm_bcast(c->comm, &length, sizeof length, 0));
-    if (c->comm->rank != 0) st = MP_NEW_RAW(text, length, "a journal");
-    MP_GO(mp_comm_agree(c->comm, st));
-    MP_GO(mp_comm_bcast(c->comm, text, length, 0));
-    MP_GO(mp_comm_agree(c->comm, mp_journal_parse(path, text, length, &c->journal)));
-out:
-    mp_free(text);
-    mp_free(path);
-    return st;
-}
-
 static mp_status start(mp_checkpoint *c, const char *model_dir, const mp_arch *arch,
                        const mp_source *source, const json_t *run, mp_start how)
 {
@@ -220,7 +199,7 @@ static mp_status start(mp_checkpoint *c, const char *model_dir, const mp_arch *a
 
     MP_GO(mp_comm_agree(c->comm, mp_rest_list(arch, source, &rest)));
     MP_GO(claim(c, reads, 2, how, json_object_get(run, "identity"), &claimed));
-    st = share_journal(c);
+    st = mp_journal_share(c->comm, c->dir, &c->journal);
     if (st == MP_OK && c->resumed) st = mp_run_verify(c);
     if (st == MP_OK) st = fill_directory(c, model_dir, source, &rest, run);
     if (st != MP_OK && c->comm->rank == 0) mp_directory_give_back(c->dir, &claimed);

@@ -8,8 +8,6 @@
 #include <stdio.h>
 #include <string.h>
 
-enum { JOURNAL_LIMIT = 1 << 30 };
-
 /* How every line ends; the digits are those of the line up to here. */
 static const char crc_key[] = ",\"crc\":\"";
 enum { CRC_TAIL = sizeof crc_key - 1 + 8 + 2 };
@@ -111,7 +109,7 @@ mp_status mp_journal_resume(const mp_owner *owner, const mp_journal *journal)
     mp_status st;
 
     MP_GO(mp_journal_path(owner->dir, &path));
-    MP_GO(mp_file_read(path, JOURNAL_LIMIT, &text, &length));
+    MP_GO(mp_file_read(path, MP_JOURNAL_LIMIT, &text, &length));
     if (length > journal->length) MP_GO(mp_file_write(path, text, journal->length));
     MP_GO(mp_journal_add(owner, "resume", NULL));
 out:
@@ -267,7 +265,7 @@ mp_status mp_journal_read(const char *dir, mp_journal *journal)
 
     *journal = (mp_journal){.hidden = -1};
     MP_GO(mp_journal_path(dir, &path));
-    MP_GO(mp_file_read(path, JOURNAL_LIMIT, &text, &length));
+    MP_GO(mp_file_read(path, MP_JOURNAL_LIMIT, &text, &length));
     MP_GO(mp_journal_parse(path, text, length, journal));
 out:
     mp_free(text);
@@ -307,7 +305,7 @@ static int is_ours(const char *path)
     const char *program = "";
     int ours;
 
-    if (mp_file_read(path, JOURNAL_LIMIT, &text, &length) != MP_OK) return 0;
+    if (mp_file_read(path, MP_JOURNAL_LIMIT, &text, &length) != MP_OK) return 0;
     if (mp_json_parse(text, strcspn(text, "\n"), path, &object) == MP_OK)
         (void)mp_json_opt_text(object, "program", path, &program);
     ours = strcmp(program, "mpress") == 0;

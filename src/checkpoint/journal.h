@@ -24,7 +24,7 @@
 #define MP_BLOCK_FILE "blocks/%05lld.h5"           /* with a long long */
 #define MP_HIDDEN_FILE "hidden/%05lld.safetensors" /* the states after this block */
 
-enum { MP_RUN_ID = 20 };
+enum { MP_RUN_ID = 20, MP_JOURNAL_LIMIT = 1 << 30 };
 
 /* Who writes to a directory: the run's id is in the names of unfinished files and in every line. */
 typedef struct mp_owner {

@@ -3,38 +3,7 @@
 #include "run_files.h"
 #include "segments.h"
 
-#include "mpress/json.h"
-#include "mpress/memory.h"
-
 #include <string.h>
-
-mp_status mp_run_share(const mp_comm *comm, json_t **value)
-{
-    char *text = NULL;
-    size_t length = 0;
-    json_t *wrapped = NULL;
-    mp_status st = MP_OK;
-
-    if (comm->rank == 0) {
-        wrapped = json_pack("{s:O}", "value", *value);
-        st = mp_json_dump(wrapped, 1, &text);
-        length = text != NULL ? strlen(text) + 1 : 0;
-        json_decref(wrapped);
-        wrapped = NULL;
-    }
-    MP_GO(mp_comm_agree(comm, st));
-    MP_GO(mp_comm_bcast(comm, &length, sizeof length, 0));
-    if (comm->rank != 0) st = MP_NEW_RAW(text, length, "a value for all ranks");
-    MP_GO(mp_comm_agree(comm, st));
-    MP_GO(mp_comm_bcast(comm, text, length, 0));
-    MP_GO(mp_comm_agree(comm, mp_json_parse(text, length - 1, "a value for all ranks", &wrapped)));
-    json_decref(*value);
-    *value = json_incref(json_object_get(wrapped, "value"));
-out:
-    json_decref(wrapped);
-    mp_free(text);
-    return st;
-}
 
 /* Damaged assets are copied again all together: strikes them all out. */
 static mp_status lose_folder(mp_checkpoint *run, const char *folder)

@@ -25,9 +25,6 @@ mp_status mp_run_add_file(mp_checkpoint *run, const char *event, const char *fil
  * all.  Collective; agreed. */
 mp_status mp_run_add(mp_checkpoint *run, const char *event, json_t *more);
 
-/* resume.c: rank 0's value on all ranks; *value is replaced.  Collective; agreed. */
-mp_status mp_run_share(const mp_comm *comm, json_t **value);
-
 /* resume.c: reads back all that the journal names, and strikes out what is damaged, naming it.
  * Collective; agreed. */
 mp_status mp_run_verify(mp_checkpoint *run);

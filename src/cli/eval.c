@@ -70,6 +70,7 @@ static mp_status run(const mp_comm *comm, int argc, char **argv)
     MP_TRY(command_parse(&command_eval, argc, argv, &config));
     if (config.data == NULL) return mp_fail(MP_ERR_ARG, "'mpress eval' needs --data FILE");
     startup_banner(comm);
+    MP_GO(mp_model_verify(comm, config.model));
     MP_GO(mp_comm_agree(comm, open_model(config.model, &arch, &source, &assets)));
     MP_GO(draw(comm, &config, assets, &arch, &windows));
     MP_GO(mp_perplexity(comm, &arch, source, &windows, &result));

@@ -55,6 +55,7 @@ static mp_status run(const mp_comm *comm, int argc, char **argv)
     mp_status st;
 
     MP_TRY(command_parse(&command_export, argc, argv, &config));
+    MP_GO(mp_model_verify(comm, config.out));
     MP_GO(mp_comm_agree(comm, mp_model_open(config.out, &source, &assets)));
     MP_GO(mp_export(comm, source, assets, config.dir, config.dense, 0));
     MP_GO(mp_comm_agree(comm, tell(&config, source)));

@@ -415,9 +415,9 @@ mp_status mp_compress(const mp_comm *comm, const mp_job *job)
 
     r.runner.comm = comm;
     r.runner.arch = &r.arch;
-    st = read_options(&r);
-    if (st == MP_OK) st = open_model(&r);
-    MP_GO(mp_comm_agree(comm, st));
+    MP_GO(mp_comm_agree(comm, read_options(&r)));
+    MP_GO(mp_model_verify(comm, job->model));
+    MP_GO(mp_comm_agree(comm, open_model(&r)));
     MP_GO(identify(&r));
     MP_GO(run_draw_windows(&r));
     MP_GO(ranks_afford(&r));

@@ -1,0 +1,64 @@
+#!/usr/bin/env bash
+# One byte of each file of a run is flipped: inspect and eval name it, and the same command makes it again,
+# or refuses.
+#   damage.sh MPRESS MPIEXEC
+set -euo pipefail
+mpress=$1 mpiexec=$2
+. "$(dirname "$0")/../../mpi-runs/environment.sh"
+export OMP_NUM_THREADS=1
+model=$(cd "$(dirname "$0")/../data/wikillama-5m" && pwd)
+scratch=$(mktemp -d)
+trap 'rm -rf "$scratch"' EXIT
+
+run() { # ranks, command; what it says goes to log
+    local ranks=$1
+    shift
+    "$mpiexec" --bind-to none -n "$ranks" "$mpress" "$@" >"$scratch/log" 2>&1
+}
+compress() {
+    run "$1" compress "$model" "$scratch/out" --sparsity 2:4 --calib "$model/sample-calib.jsonl" \
+        --nsamples 6 --seqlen 128
+}
+fail() {
+    echo "$*" >&2
+    cat "$scratch/log" >&2
+    exit 1
+}
+flip() { # a byte in the middle
+    python3 - "$1" <<'PYTHON'
+import sys
+with open(sys.argv[1], "r+b") as file:
+    file.seek(0, 2)
+    middle = file.tell() // 2
+    file.seek(middle)
+    byte = file.read(1)[0]
+    file.seek(middle)
+    file.write(bytes([byte ^ 0x10]))
+PYTHON
+}
+
+compress 2 || fail "the first run failed"
+cp -r "$scratch/out" "$scratch/whole"
+run 2 inspect --verify "$scratch/out" || fail "a whole run is said to be damaged"
+
+cd "$scratch/whole"
+for file in model.h5 blocks/rest.h5 blocks/00000.h5 blocks/00003.h5 assets/config.json \
+    assets/tokenizer.json calib.safetensors hf/config.json hf/model.safetensors report.json \
+    journal.jsonl; do
+    flip "$scratch/out/$file"
+    if run 2 inspect --verify "$scratch/out"; then fail "$file: the damage was not found"; fi
+    grep -q "$file" "$scratch/log" || fail "$file: inspect does not name it"
+    case $file in
+    blocks/* | assets/* | model.h5)
+        if run 1 eval "$scratch/out" --data "$model/sample-eval.jsonl" --seqlen 128; then
+            fail "$file: eval read it"
+        fi
+        grep -q "$file: damaged" "$scratch/log" || fail "$file: eval does not name it" ;;
+    esac
+    compress 3 || fail "$file: the same command failed"
+    grep -q "$file" "$scratch/log" || fail "$file: the same command does not name it"
+    for made in blocks/*.h5 hf/* assets/*; do
+        cmp -s "$made" "$scratch/out/$made" || fail "$file: afterwards $made differs"
+    done
+    echo "$file: named, and made again"
+done
