@@ -24,17 +24,11 @@ fail() {
     cat "$scratch/log" >&2
     exit 1
 }
-flip() { # a byte in the middle
-    python3 - "$1" <<'PYTHON'
-import sys
-with open(sys.argv[1], "r+b") as file:
-    file.seek(0, 2)
-    middle = file.tell() // 2
-    file.seek(middle)
-    byte = file.read(1)[0]
-    file.seek(middle)
-    file.write(bytes([byte ^ 0x10]))
-PYTHON
+flip() { # a bit of the byte in the middle, or at the offset $2
+    local at=${2:-$(($(stat -c %s "$1") / 2))} byte
+    byte=$(od -An -tu1 -j "$at" -N 1 "$1")
+    # shellcheck disable=SC2059
+    printf "\\x$(printf %02x $((byte ^ 16)))" | dd of="$1" bs=1 seek="$at" conv=notrunc status=none
 }
 
 compress 2 || fail "the first run failed"
@@ -62,3 +56,9 @@ for file in model.h5 blocks/rest.h5 blocks/00000.h5 blocks/00003.h5 assets/confi
     done
     echo "$file: named, and made again"
 done
+
+# without its first line a journal says nothing
+flip "$scratch/out/journal.jsonl" 100
+if compress 2; then fail "a journal without a first line was believed"; fi
+grep -q "journal.jsonl: line 1: damaged" "$scratch/log" || fail "the first line is not named"
+echo "first line of journal.jsonl: refused"
