@@ -169,62 +169,6 @@ static mp_status model_inside_of_out_is_never_overwritten(const mp_comm *comm)
     return fixture_with(comm, overwrite_source);
 }
 
-static mp_status after_a_kill(const fixture *f)
-{
-    /* what a run leaves that was killed before its first block */
-    mp_checkpoint *checkpoint = NULL;
-    json_t *run = json_object();
-    mp_source *source = NULL;
-    mp_status st;
-
-    MP_GO(
-        mp_checkpoint_create(f->comm, f->out, f->model, &f->arch, f->source, run, 0, &checkpoint));
-    MP_GO(fixture_file(f->comm, f->out, "blocks/00001.h5.tmp", "half of a block"));
-    MP_GO(fixture_put_block(f, checkpoint, 0));
-    st = mp_checkpoint_open(f->out, &source);
-    MP_GO(
-        fixture_expect(f->comm, st, MP_ERR_FORMAT, "1 of 3 blocks are there, block 1 is missing"));
-    MP_GO(fixture_put_block(f, checkpoint, 1));
-    MP_GO(fixture_put_block(f, checkpoint, 2));
-    MP_GO(fixture_same_as_model(f, f->out));
-    /* a line that the kill cut short does not count */
-    if (f->comm->rank == 0) {
-        char path[160];
-        FILE *journal;
-
-        snprintf(path, sizeof path, "%s/journal.jsonl", f->out);
-        journal = fopen(path, "a");
-        fputs("{\"event\":\"block\",\"blo", journal);
-        fclose(journal);
-    }
-    MP_GO(mp_comm_agree(f->comm, MP_OK));
-    MP_GO(fixture_same_as_model(f, f->out));
-    /* model.h5 was not there yet: no checkpoint, but ours to overwrite */
-    if (f->comm->rank == 0) {
-        char path[160];
-
-        snprintf(path, sizeof path, "%s/model.h5", f->out);
-        remove(path);
-    }
-    MP_GO(mp_comm_agree(f->comm, MP_OK));
-    if (mp_checkpoint_is(f->out)) st = mp_fail(MP_ERR_NUMERIC, "a checkpoint without model.h5");
-    MP_GO(mp_comm_agree(f->comm, st));
-    mp_checkpoint_free(checkpoint); /* and with it the lock */
-    checkpoint = NULL;
-    MP_GO(mp_comm_agree(f->comm, st));
-    MP_GO(fixture_run(f, f->comm, f->out, 1));
-    MP_GO(fixture_same_as_model(f, f->out));
-out:
-    mp_checkpoint_free(checkpoint);
-    json_decref(run);
-    return st;
-}
-
-static mp_status leftovers_of_a_killed_run_do_no_harm(const mp_comm *comm)
-{
-    return fixture_with(comm, after_a_kill);
-}
-
 /* Sets attribute `format` of a file on rank 0. */
 static mp_status set_format(const fixture *f, const char *name, int value)
 {
@@ -401,7 +345,6 @@ const mp_case cases_checkpoint[] = {
     {"another_run_is_refused_or_overwritten_on_request",
      another_run_is_refused_or_overwritten_on_request},
     {"model_inside_of_out_is_never_overwritten", model_inside_of_out_is_never_overwritten},
-    {"leftovers_of_a_killed_run_do_no_harm", leftovers_of_a_killed_run_do_no_harm},
     {"another_format_number_is_refused", another_format_number_is_refused},
     {"damaged_files_are_named", damaged_files_are_named},
     {"slabs_that_do_not_fit_together_are_refused", slabs_that_do_not_fit_together_are_refused},

@@ -6,11 +6,21 @@
 #include <stdio.h>
 #include <string.h>
 
-static const mp_case *const areas[] = {cases_comm,    cases_method,     cases_lowrank,
-                                       cases_arch,    cases_weights,    cases_kernels,
-                                       cases_forward, cases_checkpoint, cases_checkpoint_disk,
-                                       cases_export,  cases_factored,   cases_factored_bounds,
-                                       cases_budget,  cases_sensitivity};
+static const mp_case *const areas[] = {cases_comm,
+                                       cases_method,
+                                       cases_lowrank,
+                                       cases_arch,
+                                       cases_weights,
+                                       cases_kernels,
+                                       cases_forward,
+                                       cases_checkpoint,
+                                       cases_checkpoint_disk,
+                                       cases_resume,
+                                       cases_export,
+                                       cases_factored,
+                                       cases_factored_bounds,
+                                       cases_budget,
+                                       cases_sensitivity};
 
 mp_status mp_case_skip(const char *why)
 {

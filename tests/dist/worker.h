@@ -19,6 +19,7 @@ extern const mp_case cases_kernels[];
 extern const mp_case cases_forward[];
 extern const mp_case cases_checkpoint[];
 extern const mp_case cases_checkpoint_disk[];
+extern const mp_case cases_resume[];
 extern const mp_case cases_export[];
 extern const mp_case cases_budget[];
 extern const mp_case cases_sensitivity[];
