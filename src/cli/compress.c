@@ -2,6 +2,7 @@
 
 #include "mpress/driver.h"
 #include "mpress/method.h"
+#include "mpress/stop.h"
 #include "startup.h"
 
 #include <stddef.h>
@@ -149,6 +150,7 @@ static mp_status run(const mp_comm *comm, int argc, char **argv)
 
     MP_TRY(command_parse(&command_compress, argc, argv, &job));
     MP_TRY(complete(&job));
+    mp_stop_install();
     startup_banner(comm);
     job.options = options_json(&job, 0);
     job.identity = options_json(&job, MP_OPT_IDENTITY);

@@ -4,7 +4,6 @@
 #include "mpress/dlinalg.h"
 #include "mpress/linalg.h"
 #include "mpress/log.h"
-#include "mpress/stop.h"
 #include "mpress_commit.h"
 #include "startup.h"
 
@@ -98,7 +97,6 @@ int main(int argc, char **argv)
     int provided;
 
     startup_memory();
-    mp_stop_install();
     MPI_Init_thread(&argc, &argv, MPI_THREAD_FUNNELED, &provided);
     st = mp_comm_create(MPI_COMM_WORLD, &comm);
     if (st == MP_OK) {
