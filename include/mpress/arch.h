@@ -4,6 +4,7 @@
 #ifndef MPRESS_ARCH_H
 #define MPRESS_ARCH_H
 
+#include "mpress/comm.h"
 #include "mpress/dtype.h"
 #include "mpress/error.h"
 
@@ -76,6 +77,9 @@ typedef struct mp_arch {
  * "truncation_ranks" that do not fit the shapes: by name. */
 mp_status mp_arch_load(const char *path, mp_arch *arch);
 mp_status mp_arch_parse(const json_t *config, const char *where, mp_arch *arch);
+
+/* mp_arch_load for all ranks, of a config.json that rank 0 alone reads.  Collective; agreed. */
+mp_status mp_arch_share(const mp_comm *comm, const char *path, mp_arch *arch);
 
 /* The tensors outside the blocks. */
 #define MP_EMBED_NAME "model.embed_tokens.weight"

@@ -164,6 +164,21 @@ mp_status mp_model_verify(const mp_comm *comm, const char *path);
  * the names of a checkpoint, X.A and X.B.  Not collective. */
 mp_status mp_model_open(const char *path, mp_source **source, char **assets);
 
+/* Who reads a model that all ranks need: each of them its share; rank 0 alone, which sends it on; or
+ * the former where all see the same files, and the latter where they do not. */
+typedef enum mp_model_io { MP_MODEL_AUTO, MP_MODEL_SHARED, MP_MODEL_ROOT } mp_model_io;
+
+/* "auto", "shared", "root"; MP_ERR_ARG. */
+mp_status mp_model_io_parse(const char *text, mp_model_io *io);
+
+/* mp_model_open for all ranks.  The files are the same where config.json, the list of tensors and the
+ * first bytes of some of them are; with MP_MODEL_SHARED anything else is an error, that of the
+ * lowest rank that does not see them.  What was found is logged where there is more than one node.
+ * `assets` is of use on rank 0; on the others it may not be there.  Collective; the status is
+ * agreed. */
+mp_status mp_model_share(const mp_comm *comm, const char *path, mp_model_io io, mp_source **source,
+                         char **assets);
+
 /* Identity of a model as 8 hexadecimal digits: CRC-32C over config.json and over name, dtype, shape
  * and the first 4 KiB of every tensor, in the order of names (so that the same weights in other
  * shards are the same model, and another training of the same shape is not).  Not collective: one

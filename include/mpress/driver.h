@@ -13,11 +13,11 @@
 typedef struct mp_job {
     const char *model, *out;
     const char *method, *sparsity, *calib, *bos, *propagate, *skip, *blocks, *eval;
-    const char *rank_policy, *asvd_scale, *svd;
     const char *resume;       /* auto, never, require */
     const char *save_hidden;  /* auto, every=N, off */
     const char *hidden_dtype; /* fp32, bf16 */
     const char *max_time;     /* "SECONDS" or "HH:MM:SS"; NULL: no limit */
+    const char *rank_policy, *asvd_scale, *svd, *model_io;
     int64_t nsamples, seqlen, seed, blocksize, eval_seqlen, max_windows, batch;
     double state_ratio, damp, ratio, alpha, max_search_flop, stop_grace;
     int center, strict, no_export, overwrite;

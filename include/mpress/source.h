@@ -22,11 +22,16 @@ typedef struct mp_tensor_info {
 int64_t mp_tensor_elements(const mp_tensor_info *info);
 int64_t mp_tensor_bytes(const mp_tensor_info *info);
 
-/* Not collective: every rank has its own source and reads what it wants. */
+/* Which of the ranks that hold a source of the same model can read it: every one of them, or rank 0
+ * alone, and the others know the list of tensors (mpress/remote.h). */
+typedef enum mp_readers { MP_READ_BY_ALL, MP_READ_BY_ROOT } mp_readers;
+
+/* Not collective: every rank has its own source and reads what it wants, if it can. */
 typedef struct mp_source {
     void *self;
-    const char *path; /* the directory, for messages; borrowed, as long as the source */
-    int64_t count;    /* number of tensors */
+    const char *path;   /* the directory, for messages; borrowed, as long as the source */
+    int64_t count;      /* number of tensors */
+    mp_readers readers; /* the same on all ranks */
 
     /* The i-th tensor, in the order of names (strcmp). */
     const mp_tensor_info *(*at)(void *self, int64_t index);

@@ -30,7 +30,7 @@ void mp_block_free(mp_block *block);
  * Errors: MP_ERR_FORMAT naming path, tensor, value and expectation. */
 mp_status mp_weights_check(const mp_arch *arch, const mp_source *source);
 
-/* Reads block `index` from `source`: each rank of a node its share of the rows of each tensor.
+/* Reads block `index` from `source`, as mp_weights_publish does.
  * A NaN or infinity in a weight is MP_ERR_FORMAT naming tensor, row and column.  Collective; the
  * status is agreed.  Ends with a fence: all ranks of the node may read. */
 mp_status mp_block_load(mp_block *block, const mp_comm *comm, const mp_source *source,
@@ -41,11 +41,19 @@ void mp_block_prefetch(const mp_arch *arch, const mp_comm *comm, const mp_source
                        int64_t index);
 
 /* Rows `first` .. `first + count - 1` of a matrix in single precision, or rows ids[0..count) of it;
- * a vector is a matrix of one column.  Not collective.
+ * a vector is a matrix of one column.  Not collective: only on a rank that can read.
  * Errors: MP_ERR_FORMAT: no such tensor or row, a value that is not finite. */
 mp_status mp_weights_rows(const mp_source *source, const char *name, int64_t first, int64_t count,
                           float *rows);
 mp_status mp_weights_gather(const mp_source *source, const char *name, const int32_t *ids,
                             int64_t count, float *rows);
+
+/* Rows `first` .. `first + count - 1` of a matrix in single precision to `rows`, in memory that each node
+ * shares: every rank of a node reads its share; or, where rank 0 alone reads, it sends them to the first
+ * rank of each node in pieces of 4 MiB, in the dtype they are stored in.  Whoever reads them waits for a
+ * fence first.  Collective.  Errors as above: this rank's own, to be agreed on, where all read; agreed
+ * where rank 0 alone does.  Cost there: (nodes - 1) times the stored bytes. */
+mp_status mp_weights_publish(const mp_comm *comm, const mp_source *source, const char *name,
+                             int64_t first, int64_t count, float *rows);
 
 #endif

@@ -6,6 +6,7 @@
 #include "mpress/fileio.h"
 #include "mpress/log.h"
 #include "mpress/memory.h"
+#include "mpress/remote.h"
 #include "pieces.h"
 #include "reserve.h"
 #include "shards.h"
@@ -101,18 +102,19 @@ static mp_status write_piece(const exporter *e, int64_t s, int64_t tensor, int64
     return st;
 }
 
-/* All pieces of all tensors are dealt to the ranks in turn; `dealt` counts them. */
+/* All pieces of all tensors are dealt in turn to the ranks that can read; `dealt` counts them. */
 static mp_status write_tensor(const exporter *e, int64_t s, int64_t i, int64_t *dealt)
 {
     const int64_t tensor = e->shards.order[i];
     const mp_tensor_info *info = e->source->at(e->source->self, tensor);
+    const int readers = mp_remote_readers(e->comm, e->source);
     mp_pieces pieces;
 
     mp_pieces_cut(info, &pieces);
     for (int64_t p = 0; p < pieces.count; p++) {
         mp_piece piece;
 
-        if ((*dealt)++ % e->comm->size != e->comm->rank) continue;
+        if ((*dealt)++ % readers != e->comm->rank) continue;
         mp_pieces_at(info, &pieces, p, &piece);
         MP_TRY(write_piece(e, s, tensor, e->shards.begin[i], &piece));
     }

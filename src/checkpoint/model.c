@@ -2,6 +2,7 @@
 #include "mpress/checkpoint.h"
 
 #include "factored.h"
+#include "model_crc.h"
 #include "mpress/fileio.h"
 #include "mpress/memory.h"
 #include "mpress/safetensors.h"
@@ -49,8 +50,8 @@ mp_status mp_model_open(const char *path, mp_source **source, char **assets)
     return st;
 }
 
-/* Name, dtype, shape and the first bytes of a tensor. */
-static mp_status add_tensor(const mp_source *source, int64_t index, uint32_t *crc)
+/* Name, dtype, shape and, if it is `read`, the first bytes of a tensor. */
+static mp_status add_tensor(const mp_source *source, int64_t index, int read, uint32_t *crc)
 {
     const mp_tensor_info *info = source->at(source->self, index);
     const char *dtype = mp_dtype_name(info->dtype);
@@ -58,10 +59,11 @@ static mp_status add_tensor(const mp_source *source, int64_t index, uint32_t *cr
     char sample[SAMPLE_BYTES];
 
     if (bytes > SAMPLE_BYTES) bytes = SAMPLE_BYTES;
-    MP_TRY(source->read(source->self, index, 0, bytes, sample));
     *crc = mp_crc32c(*crc, info->name, strlen(info->name) + 1);
     *crc = mp_crc32c(*crc, dtype, strlen(dtype) + 1);
     *crc = mp_crc32c(*crc, info->shape, (size_t)info->ndim * sizeof info->shape[0]);
+    if (!read) return MP_OK;
+    MP_TRY(source->read(source->self, index, 0, bytes, sample));
     *crc = mp_crc32c(*crc, sample, (size_t)bytes);
     return MP_OK;
 }
@@ -80,12 +82,18 @@ static mp_status add_config(const char *assets, uint32_t *crc)
     return st;
 }
 
+mp_status mp_model_crc(const mp_source *source, const char *assets, int64_t step, uint32_t *crc)
+{
+    MP_TRY(add_config(assets, crc));
+    for (int64_t i = 0; i < source->count; i++) MP_TRY(add_tensor(source, i, i % step == 0, crc));
+    return MP_OK;
+}
+
 mp_status mp_model_identity(const mp_source *source, const char *assets, char identity[16])
 {
     uint32_t crc = 0;
 
-    MP_TRY(add_config(assets, &crc));
-    for (int64_t i = 0; i < source->count; i++) MP_TRY(add_tensor(source, i, &crc));
+    MP_TRY(mp_model_crc(source, assets, 1, &crc));
     snprintf(identity, 16, "%08x", crc);
     return MP_OK;
 }

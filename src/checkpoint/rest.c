@@ -2,6 +2,7 @@
 
 #include "mpress/checkpoint.h"
 #include "mpress/memory.h"
+#include "mpress/remote.h"
 #include "pieces.h"
 #include "writer.h"
 
@@ -66,19 +67,20 @@ static mp_status lay_out_rest(hid_t file, const char *path, const void *context)
     return MP_OK;
 }
 
-/* This rank's pieces of one tensor.  The pieces of all tensors are dealt to the ranks in turn;
- * `dealt` counts them. */
+/* This rank's pieces of one tensor.  The pieces of all tensors are dealt in turn to the ranks that can
+ * read; `dealt` counts them. */
 static mp_status copy_pieces(const mp_comm *comm, const mp_source *source, int64_t index, hid_t set,
                              const char *path, int64_t dealt, void *buffer)
 {
     const mp_tensor_info *info = source->at(source->self, index);
+    const int readers = mp_remote_readers(comm, source);
     mp_pieces pieces;
 
     mp_pieces_cut(info, &pieces);
     for (int64_t p = 0; p < pieces.count; p++) {
         mp_piece piece;
 
-        if ((dealt + p) % comm->size != comm->rank) continue;
+        if ((dealt + p) % readers != comm->rank) continue;
         mp_pieces_at(info, &pieces, p, &piece);
         MP_TRY(source->read(source->self, index, piece.begin, piece.length, buffer));
         MP_TRY(mp_h5_write(set, path, info->dtype, info->ndim, piece.first, piece.extent, buffer));

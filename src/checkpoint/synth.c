@@ -3,8 +3,8 @@
 
 #include "hf.h"
 #include "mpress/fileio.h"
-#include "mpress/json.h"
 #include "mpress/memory.h"
+#include "mpress/remote.h"
 #include "mpress/rng.h"
 #include "mpress/tensor.h"
 
@@ -129,13 +129,12 @@ static int fit_layer_types(json_t *config, int64_t n_blocks)
     return failed | json_object_set_new(config, "layer_types", fitted);
 }
 
-static mp_status read_config(const char *path, int64_t n_blocks, json_t **config, mp_arch *arch)
+static mp_status set_blocks(const char *path, int64_t n_blocks, json_t *config, mp_arch *arch)
 {
-    MP_TRY(mp_json_load(path, config));
-    if (json_object_set_new(*config, "num_hidden_layers", json_integer(n_blocks)) != 0 ||
-        fit_layer_types(*config, n_blocks) != 0)
+    if (json_object_set_new(config, "num_hidden_layers", json_integer(n_blocks)) != 0 ||
+        fit_layer_types(config, n_blocks) != 0)
         return mp_fail(MP_ERR_NOMEM, "%s: out of memory", path);
-    return mp_arch_parse(*config, path, arch);
+    return mp_arch_parse(config, path, arch);
 }
 
 /* The one companion of a random model is its config. */
@@ -152,7 +151,8 @@ mp_status mp_synth(const mp_comm *comm, const char *config, const char *dir, int
     mp_arch arch;
     mp_status st;
 
-    st = read_config(config, n_blocks, &parsed, &arch);
+    MP_GO(mp_remote_json(comm, config, &parsed));
+    st = set_blocks(config, n_blocks, parsed, &arch);
     if (st == MP_OK) {
         m.dtype = arch.dtype;
         st = list_tensors(&arch, &m);

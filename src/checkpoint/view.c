@@ -152,6 +152,7 @@ static mp_status view_create(const mp_source *source, const mp_pairs *pairs, cha
     *made = (mp_source){.self = v,
                         .path = source->path,
                         .count = v->count,
+                        .readers = source->readers,
                         .at = view_at,
                         .read = view_read,
                         .prefetch = view_prefetch,

@@ -74,7 +74,7 @@ mp_status bench_block(const mp_comm *comm, const bench_config *config, const mp_
         return mp_fail(MP_ERR_ARG, "--tokens %lld --seqlen %lld: expected whole sequences",
                        (long long)config->tokens, (long long)config->seqlen);
     MP_TRY(mp_order_parse(config->propagate, &run.order));
-    MP_TRY(mp_arch_load(config->config, &arch));
+    MP_TRY(mp_arch_share(comm, config->config, &arch));
     for (int i = 0; i < arch.n_linears; i++) {
         const mp_linear_row *row = &arch.linears[i];
 

@@ -11,7 +11,7 @@
 #include <stdio.h>
 
 typedef struct eval_config {
-    const char *model, *data, *bos;
+    const char *model, *data, *bos, *model_io;
     int64_t seqlen, max_windows;
     int json;
 } eval_config;
@@ -28,6 +28,9 @@ static const mp_option rows[] = {
     {"--max-windows", "N", "at most so many windows; 0: all", "0", MP_OPT_INT, AT(max_windows), 0},
     {"--bos", "WHEN", "auto: where the tokenizer adds it; on: first token of each window; off",
      "auto", MP_OPT_STRING, AT(bos), 0},
+    {"--model-io", "HOW",
+     "shared: every rank reads the model; root: rank 0 sends it; auto: as the ranks see it", "auto",
+     MP_OPT_STRING, AT(model_io), 0},
     {"--json", NULL, "print JSON alone", NULL, MP_OPT_FLAG, AT(json), 0},
     {NULL, NULL, NULL, NULL, MP_OPT_FLAG, 0, 0},
 };
@@ -50,11 +53,15 @@ static mp_status draw(const mp_comm *comm, const eval_config *config, const char
     return mp_draw_windows(comm, &request, mp_corpus_evaluation, arch->max_positions, windows);
 }
 
-static mp_status open_model(const char *path, mp_arch *arch, mp_source **source, char **assets)
+static mp_status open_model(const mp_comm *comm, const eval_config *config, mp_arch *arch,
+                            mp_source **source, char **assets)
 {
-    MP_TRY(mp_model_open(path, source, assets));
-    MP_TRY(mp_arch_load(*assets, arch));
-    return mp_weights_check(arch, *source);
+    mp_model_io io;
+
+    MP_TRY(mp_model_io_parse(config->model_io, &io));
+    MP_TRY(mp_model_share(comm, config->model, io, source, assets));
+    MP_TRY(mp_arch_share(comm, *assets, arch));
+    return mp_comm_agree(comm, mp_weights_check(arch, *source));
 }
 
 static mp_status run(const mp_comm *comm, int argc, char **argv)
@@ -71,7 +78,7 @@ static mp_status run(const mp_comm *comm, int argc, char **argv)
     if (config.data == NULL) return mp_fail(MP_ERR_ARG, "'mpress eval' needs --data FILE");
     startup_banner(comm);
     MP_GO(mp_model_verify(comm, config.model));
-    MP_GO(mp_comm_agree(comm, open_model(config.model, &arch, &source, &assets)));
+    MP_GO(open_model(comm, &config, &arch, &source, &assets));
     MP_GO(draw(comm, &config, assets, &arch, &windows));
     MP_GO(mp_perplexity(comm, &arch, source, &windows, &result));
     if (comm->rank == 0)

@@ -8,7 +8,7 @@
 #include <stddef.h>
 
 typedef struct export_config {
-    const char *out, *dir;
+    const char *out, *dir, *model_io;
     int dense;
 } export_config;
 
@@ -19,6 +19,9 @@ static const mp_option rows[] = {
     {"DIR", NULL, "Hugging Face directory to make", NULL, MP_OPT_STRING, AT(dir), 0},
     {"--dense", NULL, "multiply low-rank factors out: larger, and any loader takes it", NULL,
      MP_OPT_FLAG, AT(dense), 0},
+    {"--model-io", "HOW",
+     "shared: every rank reads OUT; root: rank 0 alone; auto: as the ranks see it", "auto",
+     MP_OPT_STRING, AT(model_io), 0},
     {NULL, NULL, NULL, NULL, MP_OPT_FLAG, 0, 0},
 };
 
@@ -52,11 +55,13 @@ static mp_status run(const mp_comm *comm, int argc, char **argv)
     export_config config;
     mp_source *source = NULL;
     char *assets = NULL;
+    mp_model_io io;
     mp_status st;
 
     MP_TRY(command_parse(&command_export, argc, argv, &config));
     MP_GO(mp_model_verify(comm, config.out));
-    MP_GO(mp_comm_agree(comm, mp_model_open(config.out, &source, &assets)));
+    MP_GO(mp_model_io_parse(config.model_io, &io));
+    MP_GO(mp_model_share(comm, config.out, io, &source, &assets));
     MP_GO(mp_export(comm, source, assets, config.dir, config.dense, 0));
     MP_GO(mp_comm_agree(comm, tell(&config, source)));
 out:

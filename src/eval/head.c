@@ -89,12 +89,10 @@ static mp_status join_vocabulary(head *h, const mp_arch *arch, const mp_source *
     for (int64_t first = 0; first < arch->vocabulary; first += PANEL_ROWS) {
         int64_t rows =
             arch->vocabulary - first < PANEL_ROWS ? arch->vocabulary - first : PANEL_ROWS;
-        int64_t begin, end;
         mp_status st = MP_OK;
 
-        mp_share(rows, 1, h->comm->node_rank, h->comm->node_size, &begin, &end);
-        MP_TRY(mp_comm_agree(h->comm, mp_weights_rows(source, name, first + begin, end - begin,
-                                                      panel + begin * arch->d_model)));
+        MP_TRY(
+            mp_comm_agree(h->comm, mp_weights_publish(h->comm, source, name, first, rows, panel)));
         MP_TRY(mp_shared_fence(h->comm, h->panel));
         for (int64_t m = 0; m < h->models && st == MP_OK; m++) st = join_panel(h, m, first, rows);
         MP_TRY(mp_comm_agree(h->comm, st)); /* and nobody overwrites what another still reads */
@@ -102,13 +100,17 @@ static mp_status join_vocabulary(head *h, const mp_arch *arch, const mp_source *
     return MP_OK;
 }
 
+/* Its few weights are read by rank 0 for all. */
 static mp_status final_norm(const head *h, const mp_arch *arch, const mp_source *source)
 {
     float *weight = NULL;
     mp_status st;
 
-    MP_GO(MP_NEW_RAW(weight, arch->d_model, "the final norm"));
-    MP_GO(mp_weights_rows(source, MP_NORM_NAME, 0, arch->d_model, weight));
+    st = MP_NEW_RAW(weight, arch->d_model, "the final norm");
+    if (st == MP_OK && h->comm->rank == 0)
+        st = mp_weights_rows(source, MP_NORM_NAME, 0, arch->d_model, weight);
+    MP_GO(mp_comm_agree(h->comm, st));
+    MP_GO(mp_comm_bcast(h->comm, weight, (size_t)arch->d_model * sizeof *weight, 0));
     for (int64_t m = 0; m < h->models; m++)
         for (int64_t w = 0; w < h->hidden[m]->local; w++) {
             float *states = mp_hidden_sequence(h->hidden[m], w);
@@ -123,7 +125,7 @@ out:
 
 mp_status head_run(head *h, const mp_arch *arch, const mp_source *source)
 {
-    MP_TRY(mp_comm_agree(h->comm, final_norm(h, arch, source)));
+    MP_TRY(final_norm(h, arch, source));
     return join_vocabulary(h, arch, source);
 }
 

@@ -5,6 +5,7 @@
 #include "mpress/fileio.h"
 #include "mpress/json.h"
 #include "mpress/memory.h"
+#include "mpress/remote.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -216,16 +217,36 @@ mp_status mp_arch_parse(const json_t *config, const char *where, mp_arch *arch)
     return MP_OK;
 }
 
+static mp_status config_path(const char *path, char **file)
+{
+    return mp_path_is_directory(path) ? mp_path_join(path, "config.json", file)
+                                      : mp_strdup(path, file);
+}
+
 mp_status mp_arch_load(const char *path, mp_arch *arch)
 {
     json_t *config = NULL;
     char *file = NULL;
     mp_status st;
 
-    MP_TRY(mp_path_is_directory(path) ? mp_path_join(path, "config.json", &file)
-                                      : mp_strdup(path, &file));
+    MP_TRY(config_path(path, &file));
     MP_GO(mp_json_load(file, &config));
     st = mp_arch_parse(config, file, arch);
+out:
+    json_decref(config);
+    mp_free(file);
+    return st;
+}
+
+mp_status mp_arch_share(const mp_comm *comm, const char *path, mp_arch *arch)
+{
+    json_t *config = NULL;
+    char *file = NULL;
+    mp_status st;
+
+    MP_GO(mp_comm_agree(comm, config_path(path, &file)));
+    MP_GO(mp_remote_json(comm, file, &config));
+    st = mp_comm_agree(comm, mp_arch_parse(config, file, arch));
 out:
     json_decref(config);
     mp_free(file);

@@ -3,14 +3,12 @@
 #include "mpress/memory.h"
 #include "mpress/tensor.h"
 
-#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 enum {
-    PIECE_BYTES = 4 << 20, /* read and converted at a time: stays in the cache between the two */
-    ALIGNMENT = 16,        /* floats: a cache line */
+    ALIGNMENT = 16, /* floats: a cache line */
     MAX_PARTS = 2 * MP_MAX_LINEARS + MP_MAX_VECTORS
 };
 
@@ -197,108 +195,6 @@ mp_status mp_weights_check(const mp_arch *arch, const mp_source *source)
     return MP_OK;
 }
 
-/* A tensor as rows (a vector has one column), and room to read some of them. */
-typedef struct reader {
-    const mp_source *source;
-    const mp_tensor_info *info;
-    int64_t index, rows, columns;
-    int64_t piece; /* rows that fit the buffer */
-    void *buffer;  /* owned */
-} reader;
-
-static mp_status reader_open(const mp_source *source, int64_t index, reader *r)
-{
-    int64_t row_bytes;
-
-    *r = (reader){.source = source, .info = source->at(source->self, index), .index = index};
-    r->rows = r->info->ndim > 0 ? r->info->shape[0] : 1;
-    r->columns = r->info->ndim > 1 ? r->info->shape[1] : 1;
-    if (r->info->ndim > 2 || !mp_dtype_is_weight(r->info->dtype))
-        return mp_fail(
-            MP_ERR_FORMAT,
-            "%s: tensor \"%s\" has %d dimensions and dtype %s, expected up to 2, and F32, "
-            "F16 or BF16",
-            source->path, r->info->name, r->info->ndim, mp_dtype_name(r->info->dtype));
-    row_bytes = r->columns * (int64_t)mp_dtype_size(r->info->dtype);
-    r->piece = row_bytes < PIECE_BYTES && row_bytes > 0 ? PIECE_BYTES / row_bytes : 1;
-    if (r->piece > r->rows) r->piece = r->rows;
-    return mp_alloc(&r->buffer, r->piece * row_bytes, 1, 0, "a piece of a tensor");
-}
-
-static mp_status check_finite(const reader *r, int64_t first, int64_t count, const float *values)
-{
-    int64_t at = mp_first_nonfinite(values, count * r->columns);
-
-    if (at < 0) return MP_OK;
-    return mp_fail(MP_ERR_FORMAT,
-                   "%s: tensor \"%s\": row %lld, column %lld is %s, expected a finite number",
-                   r->source->path, r->info->name, (long long)(first + at / r->columns),
-                   (long long)(at % r->columns), isnan(values[at]) ? "nan" : "infinite");
-}
-
-static mp_status reader_rows(const reader *r, int64_t first, int64_t count, float *rows)
-{
-    const int64_t row_bytes = r->columns * (int64_t)mp_dtype_size(r->info->dtype);
-
-    if (first < 0 || count < 0 || first > r->rows || count > r->rows - first)
-        return mp_fail(MP_ERR_FORMAT, "%s: tensor \"%s\" has %lld rows, asked for row %lld",
-                       r->source->path, r->info->name, (long long)r->rows,
-                       (long long)(first < 0 ? first : first + count - 1));
-    for (int64_t i = 0; i < count; i += r->piece) {
-        int64_t n = count - i < r->piece ? count - i : r->piece;
-        float *to = rows + i * r->columns;
-
-        MP_TRY(r->source->read(r->source->self, r->index, (first + i) * row_bytes, n * row_bytes,
-                               r->buffer));
-        mp_to_f32(r->info->dtype, r->buffer, n * r->columns, to);
-        MP_TRY(check_finite(r, first + i, n, to));
-    }
-    return MP_OK;
-}
-
-static mp_status require(const mp_source *source, const char *name, int64_t *index)
-{
-    *index = mp_source_find(source, name);
-    return *index >= 0 ? MP_OK
-                       : mp_fail(MP_ERR_FORMAT, "%s: tensor \"%s\" is missing", source->path, name);
-}
-
-mp_status mp_weights_rows(const mp_source *source, const char *name, int64_t first, int64_t count,
-                          float *rows)
-{
-    reader r = {.buffer = NULL};
-    int64_t index;
-    mp_status st;
-
-    MP_TRY(require(source, name, &index));
-    MP_GO(reader_open(source, index, &r));
-    st = reader_rows(&r, first, count, rows);
-out:
-    mp_free(r.buffer);
-    return st;
-}
-
-mp_status mp_weights_gather(const mp_source *source, const char *name, const int32_t *ids,
-                            int64_t count, float *rows)
-{
-    reader r = {.buffer = NULL};
-    int64_t index;
-    mp_status st;
-
-    MP_TRY(require(source, name, &index));
-    MP_GO(reader_open(source, index, &r));
-    for (int64_t i = 0; i < count; i++) {
-        if (ids[i] < 0 || ids[i] >= r.rows)
-            MP_GO(mp_fail(MP_ERR_FORMAT,
-                          "token %lld has id %d, expected 0 to %lld, the rows of \"%s\" in %s",
-                          (long long)i, (int)ids[i], (long long)r.rows - 1, name, source->path));
-        MP_GO(reader_rows(&r, ids[i], 1, rows + i * r.columns));
-    }
-out:
-    mp_free(r.buffer);
-    return st;
-}
-
 /* Points the linears and norms into the block's memory. */
 static void point(mp_block *block, float *base, const part_list *list)
 {
@@ -344,22 +240,6 @@ void mp_block_free(mp_block *block)
     mp_free(block);
 }
 
-/* This rank's share of the rows of one tensor, to their place in `rows`. */
-static mp_status load_tensor(const mp_comm *comm, const mp_source *source, int64_t index,
-                             float *rows)
-{
-    reader r = {.buffer = NULL};
-    int64_t begin, end;
-    mp_status st;
-
-    MP_GO(reader_open(source, index, &r));
-    mp_share(r.rows, 1, comm->node_rank, comm->node_size, &begin, &end);
-    if (begin < end) st = reader_rows(&r, begin, end - begin, rows + begin * r.columns);
-out:
-    mp_free(r.buffer);
-    return st;
-}
-
 static mp_dtype *stored_dtype(mp_block *block, const part *p)
 {
     if (p->kind == WEIGHT) return &block->linears[p->of].dtype;
@@ -367,8 +247,16 @@ static mp_dtype *stored_dtype(mp_block *block, const part *p)
     return &block->norm_dtypes[p->of];
 }
 
-static mp_status load_share(mp_block *block, const mp_comm *comm, const mp_source *source,
-                            int64_t number)
+/* A tensor of the block, to its place in the memory of every node. */
+static mp_status load_tensor(const mp_comm *comm, const mp_source *source, int64_t index, float *to)
+{
+    const mp_tensor_info *info = source->at(source->self, index);
+
+    return mp_weights_publish(comm, source, info->name, 0, info->shape[0], to);
+}
+
+static mp_status load_tensors(mp_block *block, const mp_comm *comm, const mp_source *source,
+                              int64_t number)
 {
     const part_list list = list_parts(block->arch);
 
@@ -399,7 +287,7 @@ mp_status mp_block_load(mp_block *block, const mp_comm *comm, const mp_source *s
         st = mp_fail(MP_ERR_INTERNAL, "block %lld of a model of %lld", (long long)index,
                      (long long)block->arch->n_blocks);
     else
-        st = load_share(block, comm, source, index);
+        st = load_tensors(block, comm, source, index);
     block->index = -1;
     MP_TRY(mp_comm_agree(comm, st));
     block->index = index;
@@ -410,9 +298,10 @@ void mp_block_prefetch(const mp_arch *arch, const mp_comm *comm, const mp_source
                        int64_t index)
 {
     const part_list list = list_parts(arch);
+    const int step = source->readers == MP_READ_BY_ROOT ? 1 : comm->node_size;
 
     if (index < 0 || index >= arch->n_blocks || source->prefetch == NULL) return;
-    for (int i = comm->node_rank; i < list.count; i += comm->node_size) {
+    for (int i = comm->node_rank; i < list.count; i += step) {
         stored found;
 
         if (find_part(source, index, &list.parts[i], &found) != MP_OK) continue;

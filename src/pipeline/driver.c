@@ -8,6 +8,7 @@
 #include "mpress/memory.h"
 #include "mpress/plan.h"
 #include "mpress/stop.h"
+#include "mpress/remote.h"
 #include "run.h"
 
 #include <math.h>
@@ -81,6 +82,7 @@ static mp_status read_options(run *r)
     MP_TRY(mp_bos_parse(job->bos, &r->bos));
     MP_TRY(resume_options(r));
     MP_TRY(stopping_options(r));
+    MP_TRY(mp_model_io_parse(job->model_io, &r->model_io));
     if (job->calib == NULL && (r->runner.method->needs & MP_NEED_MOMENT) != 0)
         return mp_fail(MP_ERR_ARG, "--calib: method %s needs calibration data", job->method);
     r->runner.lengths.state_ratio = job->state_ratio;
@@ -107,16 +109,22 @@ static mp_status check_shapes(run *r)
     return MP_OK;
 }
 
-static mp_status open_model(run *r)
+/* What the model and the options say together. */
+static mp_status check_model(run *r)
 {
-    MP_TRY(mp_model_open(r->job->model, &r->source, &r->assets));
-    MP_TRY(mp_arch_load(r->assets, &r->arch));
     MP_TRY(mp_weights_check(&r->arch, r->source));
     MP_TRY(selection_open(&r->selected, r->job, r->arch.n_blocks));
     MP_TRY(selection_check(&r->selected, r->job, &r->arch));
     MP_TRY(check_shapes(r));
     MP_TRY(ranks_open(r));
     return MP_NEW(r->results, r->arch.n_blocks * r->arch.n_linears, "results");
+}
+
+static mp_status open_model(run *r)
+{
+    MP_TRY(mp_model_share(r->comm, r->job->model, r->model_io, &r->source, &r->assets));
+    MP_TRY(mp_arch_share(r->comm, r->assets, &r->arch));
+    return mp_comm_agree(r->comm, check_model(r));
 }
 
 /* Rows [begin, end) of a tensor hold finite numbers; `buffer` is of CHECKED_ROWS rows. */
@@ -147,7 +155,7 @@ static mp_status check_outside_blocks(run *r)
     for (size_t i = 0; i < sizeof outside / sizeof outside[0] && st == MP_OK; i++) {
         int64_t begin, end;
 
-        mp_share(outside[i].rows, 1, r->comm->rank, r->comm->size, &begin, &end);
+        mp_remote_share(r->comm, r->source, outside[i].rows, &begin, &end);
         st = check_rows(r, outside[i].name, begin, end, buffer);
     }
     mp_free(buffer);
@@ -343,7 +351,7 @@ static mp_status finish(run *r)
     mp_runner_close(&r->runner); /* the evaluation needs a block and hidden states of its own */
     mp_hidden_free(r->runner.hidden);
     r->runner.hidden = NULL;
-    MP_GO(mp_comm_agree(r->comm, mp_model_open(r->job->out, &compressed, &assets)));
+    MP_GO(mp_model_share(r->comm, r->job->out, MP_MODEL_AUTO, &compressed, &assets));
     MP_GO(mp_comm_agree(r->comm, mp_model_size_of(compressed, &r->size)));
     MP_GO(evaluate(r, compressed, &r->after));
     MP_GO(report_write(r)); /* should the export fail, the run is complete without it */
@@ -417,7 +425,7 @@ mp_status mp_compress(const mp_comm *comm, const mp_job *job)
     r.runner.arch = &r.arch;
     MP_GO(mp_comm_agree(comm, read_options(&r)));
     MP_GO(mp_model_verify(comm, job->model));
-    MP_GO(mp_comm_agree(comm, open_model(&r)));
+    MP_GO(open_model(&r));
     MP_GO(identify(&r));
     MP_GO(run_draw_windows(&r));
     MP_GO(ranks_afford(&r));

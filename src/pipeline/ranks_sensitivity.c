@@ -106,14 +106,16 @@ static mp_status make_factors(run *r, const table *t, const char *dir, mp_source
 {
     json_t *record = report_identity(r);
     mp_checkpoint *checkpoint = NULL;
+    char *assets = NULL;
     mp_status st;
 
     MP_GO(
         mp_checkpoint_create(r->comm, dir, r->assets, &r->arch, r->source, record, 0, &checkpoint));
     MP_GO(write_factors(r, t, checkpoint));
-    MP_GO(mp_comm_agree(r->comm, mp_checkpoint_open(dir, factors)));
+    MP_GO(mp_model_share(r->comm, dir, MP_MODEL_AUTO, factors, &assets));
 out:
     mp_checkpoint_free(checkpoint);
+    mp_free(assets);
     json_decref(record);
     return st;
 }

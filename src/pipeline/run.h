@@ -37,6 +37,7 @@ typedef struct run {
     selection selected;
     int64_t wanted; /* linear maps that --skip and --blocks leave to compress */
     mp_bos bos;
+    mp_model_io model_io;
     mp_windows calibration, evaluation; /* tokens on rank 0 only; counts on all */
     mp_perplexity_result before, after; /* windows = 0: not evaluated */
     mp_model_size size;                 /* of the finished model */
