@@ -13,7 +13,10 @@ typedef struct mp_comm {
     MPI_Comm mpi; /* our own duplicate; errors are returned, not fatal */
     int rank, size;
 
-    MPI_Comm node; /* the ranks that share memory with this one */
+    MPI_Comm host; /* the ranks on the same machine */
+    int host_size, host_count;
+
+    MPI_Comm node; /* the ranks that share memory with this one: those of its host, as a rule */
     int node_rank, node_size;
     int node_index, node_count; /* nodes are numbered by their lowest rank */
     MPI_Comm leaders;           /* node_rank 0 of every node, in the order of node_index;
@@ -24,6 +27,10 @@ typedef struct mp_comm {
 /* Collective over `world`.  Errors: MP_ERR_MPI, MP_ERR_NOMEM. */
 mp_status mp_comm_create(MPI_Comm world, mp_comm **comm);
 void mp_comm_free(mp_comm *comm);
+
+/* Another one of the same ranks on the same hosts, in which each rank of a host is a node of its own if
+ * these ranks say so: what nodes hold once is then there once per rank.  Collective. */
+mp_status mp_comm_apart(const mp_comm *comm, int apart, mp_comm **made);
 
 /* After a step that can fail on some ranks only: the same status on all ranks, and on all of them the
  * message of the lowest rank that failed.  Collective; one small allreduce where all is well. */
@@ -95,13 +102,20 @@ void mp_shared_free(mp_shared *shared);
 /* Bytes that this node has left for it; infinite where it is of one rank, or does not say.  Local. */
 double mp_shared_room(const mp_comm *comm);
 
+/* To be asked before the first of it is made: whether every host can share `bytes` among its ranks, the
+ * most that will be alive at once.  *apart stays NULL if so; otherwise it is a communicator (owned) to go
+ * on with, in which the ranks of the hosts that cannot are nodes of their own, and that is logged.
+ * Errors: MP_ERR_NOFIT where a host has not the memory for a copy per rank either.  Collective; agreed. */
+mp_status mp_shared_plan(const mp_comm *comm, size_t bytes, const char *what, mp_comm **apart);
+
 /* What the ranks of this node wrote before is seen by all of them after.  Collective over the node. */
 mp_status mp_shared_fence(const mp_comm *comm, const mp_shared *shared);
 
 /* Largest sum of shared windows that were alive at once, bytes per node. */
 int64_t mp_shared_peak(void);
 
-/* Sum over ranks of the peak resident memory, a node's shared windows counted once.  Collective. */
-mp_status mp_comm_peak_bytes(const mp_comm *comm, int64_t *job, int64_t *largest_node);
+/* Sum over ranks of the peak resident memory, of the job and of the host that has most; a node's shared
+ * windows are counted once.  Collective. */
+mp_status mp_comm_peak_bytes(const mp_comm *comm, int64_t *job, int64_t *largest_host);
 
 #endif

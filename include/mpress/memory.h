@@ -33,4 +33,8 @@ int64_t mp_memory_bytes(void);
 /* Peak resident memory of this process in bytes (VmHWM of the kernel; 0 where it is not known). */
 int64_t mp_memory_peak(void);
 
+/* Bytes of this machine that could be had without swapping, and within the limit of a batch system or
+ * container (cgroup 2); infinite where neither is known. */
+double mp_memory_available(void);
+
 #endif

@@ -22,4 +22,7 @@ typedef struct mp_perplexity_result {
 mp_status mp_perplexity(const mp_comm *comm, const mp_arch *arch, const mp_source *source,
                         const mp_windows *windows, mp_perplexity_result *result);
 
+/* The most that mp_perplexity has the ranks of a node share at once, in bytes (mp_shared_plan). */
+size_t mp_perplexity_shared_bytes(const mp_arch *arch);
+
 #endif

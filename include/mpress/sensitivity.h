@@ -43,4 +43,7 @@ mp_status mp_sensitivity(const mp_comm *comm, const mp_arch *arch, const mp_sour
 double mp_sensitivity_flop(const mp_arch *arch, int64_t n_windows, int64_t seqlen,
                            const mp_candidate *candidates, int64_t count);
 
+/* The most that mp_sensitivity has the ranks of a node share at once, in bytes (mp_shared_plan). */
+size_t mp_sensitivity_shared_bytes(const mp_arch *arch);
+
 #endif

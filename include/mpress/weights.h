@@ -22,6 +22,9 @@ typedef struct mp_block {
 mp_status mp_block_create(const mp_comm *comm, const mp_arch *arch, mp_block **block);
 void mp_block_free(mp_block *block);
 
+/* What mp_block_create shares, in bytes. */
+size_t mp_block_bytes(const mp_arch *arch);
+
 /* Every tensor that the architecture names is there with its shape and a dtype of F32, F16 or BF16 (for
  * a linear map's weight, a pair of factors may stand: <name>.A [d_out, rank] and <name>.B [rank, d_in]):
  * checked for all blocks, embedding, norm and head before anything is computed.  A tensor that the

@@ -1,5 +1,6 @@
 #include "mpress/memory.h"
 
+#include <math.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -78,4 +79,26 @@ int64_t mp_memory_peak(void)
         if (sscanf(line, "VmHWM: %lld kB", &kib) == 1) break;
     fclose(file);
     return (int64_t)kib * 1024;
+}
+
+/* The number in a line of a file of the kernel, by its format; infinite where there is none ("max"). */
+static double kernel_figure(const char *path, const char *format)
+{
+    FILE *file = fopen(path, "r");
+    double found = INFINITY, value;
+    char line[256];
+
+    while (file != NULL && fgets(line, sizeof line, file) != NULL)
+        if (sscanf(line, format, &value) == 1) found = value;
+    if (file != NULL) fclose(file);
+    return found;
+}
+
+double mp_memory_available(void)
+{
+    double limit = kernel_figure("/sys/fs/cgroup/memory.max", "%lf");
+    double used = kernel_figure("/sys/fs/cgroup/memory.current", "%lf");
+    double free = 1024.0 * kernel_figure("/proc/meminfo", "MemAvailable: %lf");
+
+    return isfinite(limit) && isfinite(used) ? fmin(free, fmax(limit - used, 0.0)) : free;
 }

@@ -94,7 +94,7 @@ static void say(const mp_comm *comm, const char *path, mp_model_io io, const bli
                path, (long long)b->count, comm->size, b->reason);
     else if (io == MP_MODEL_ROOT && comm->size > 1)
         mp_log(MP_LOG_INFO, "%s: rank 0 reads it and sends it on, as --model-io root says", path);
-    else if (comm->node_count > 1)
+    else if (comm->host_count > 1)
         mp_log(MP_LOG_INFO, "%s: every rank reads its part, for all see the same files", path);
 }
 

@@ -72,6 +72,7 @@ static mp_status run(const mp_comm *comm, int argc, char **argv)
     char *assets = NULL;
     mp_windows windows = {0};
     mp_perplexity_result result;
+    mp_comm *apart = NULL;
     mp_status st;
 
     MP_TRY(command_parse(&command_eval, argc, argv, &config));
@@ -80,7 +81,8 @@ static mp_status run(const mp_comm *comm, int argc, char **argv)
     MP_GO(mp_model_verify(comm, config.model));
     MP_GO(open_model(comm, &config, &arch, &source, &assets));
     MP_GO(draw(comm, &config, assets, &arch, &windows));
-    MP_GO(mp_perplexity(comm, &arch, source, &windows, &result));
+    MP_GO(mp_shared_plan(comm, mp_perplexity_shared_bytes(&arch), "perplexity", &apart));
+    MP_GO(mp_perplexity(apart != NULL ? apart : comm, &arch, source, &windows, &result));
     if (comm->rank == 0)
         printf("{\"perplexity\": %.10g, \"nll\": %.10g, \"windows\": %lld}\n", result.perplexity,
                result.nll, (long long)result.windows);
@@ -88,6 +90,7 @@ out:
     mp_windows_free(&windows);
     mp_source_close(&source);
     mp_free(assets);
+    mp_comm_free(apart);
     return st;
 }
 

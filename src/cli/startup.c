@@ -91,13 +91,53 @@ int startup_warnings(const mp_comm *comm, char *text, size_t size)
     return tcp || slow_blas;
 }
 
+/* " (4 each)", " (3 + 1)" or, of many nodes, " (3 to 4 each)"; nothing where there is one. */
+static void ranks_per_node(const mp_comm *comm, char text[128])
+{
+    enum { SHOWN = 8 };
+    int least = comm->size, most = 0;
+    size_t used = 0;
+
+    text[0] = '\0';
+    for (int node = 0; node < comm->node_count && comm->node_count > 1; node++) {
+        int ranks = 0;
+
+        for (int r = 0; r < comm->size; r++) ranks += comm->node_of[r] == node;
+        if (ranks < least) least = ranks;
+        if (ranks > most) most = ranks;
+        if (node < SHOWN)
+            used +=
+                (size_t)snprintf(text + used, 128 - used, "%s%d", node == 0 ? " (" : " + ", ranks);
+    }
+    if (most == 0) return;
+    if (least == most)
+        snprintf(text, 128, " (%d each)", most);
+    else if (comm->node_count > SHOWN)
+        snprintf(text, 128, " (%d to %d each)", least, most);
+    else
+        snprintf(text + used, 128 - used, ")");
+}
+
+/* "1 thread each", "8 to 16 threads each".  Collective. */
+static void threads_per_rank(const mp_comm *comm, char text[128])
+{
+    int ends[2] = {mp_threads(), -mp_threads()};
+
+    MPI_Allreduce(MPI_IN_PLACE, ends, 2, MPI_INT, MPI_MAX, comm->mpi);
+    if (ends[0] == -ends[1])
+        snprintf(text, 128, "%d thread%s each", ends[0], ends[0] == 1 ? "" : "s");
+    else
+        snprintf(text, 128, "%d to %d threads each", -ends[1], ends[0]);
+}
+
 void startup_banner(const mp_comm *comm)
 {
-    char text[512], *line = text, *end;
+    char text[512], nodes[128], threads[128], *line = text, *end;
 
-    mp_log(MP_LOG_INFO, "%d rank%s on %d node%s, %d thread%s each", comm->size,
-           comm->size == 1 ? "" : "s", comm->node_count, comm->node_count == 1 ? "" : "s",
-           mp_threads(), mp_threads() == 1 ? "" : "s");
+    ranks_per_node(comm, nodes);
+    threads_per_rank(comm, threads);
+    mp_log(MP_LOG_INFO, "%d rank%s on %d node%s%s, %s", comm->size, comm->size == 1 ? "" : "s",
+           comm->node_count, comm->node_count == 1 ? "" : "s", nodes, threads);
     if (!startup_warnings(comm, text, sizeof text)) return;
     while ((end = strchr(line, '\n')) != NULL) {
         *end = '\0';

@@ -47,15 +47,31 @@ static mp_status number_nodes(mp_comm *c)
     return MP_OK;
 }
 
-static mp_status create(MPI_Comm world, mp_comm *c)
+/* The ranks of this machine: those of `like`, or those that can share memory. */
+static mp_status find_host(mp_comm *c, const mp_comm *like)
+{
+    int rank, first;
+
+    MP_TRY(mp_mpi_check(like != NULL ? MPI_Comm_dup(like->host, &c->host)
+                                     : MPI_Comm_split_type(c->mpi, MPI_COMM_TYPE_SHARED, c->rank,
+                                                           MPI_INFO_NULL, &c->host),
+                        "finding the ranks of this host"));
+    MPI_Comm_rank(c->host, &rank);
+    MPI_Comm_size(c->host, &c->host_size);
+    first = rank == 0;
+    return mp_mpi_check(MPI_Allreduce(&first, &c->host_count, 1, MPI_INT, MPI_SUM, c->mpi),
+                        "counting the hosts");
+}
+
+static mp_status fill(mp_comm *c, MPI_Comm world, const mp_comm *like, int apart)
 {
     MP_TRY(mp_mpi_check(MPI_Comm_dup(world, &c->mpi), "duplicating the communicator"));
     MPI_Comm_set_errhandler(c->mpi, MPI_ERRORS_RETURN);
     MPI_Comm_rank(c->mpi, &c->rank);
     MPI_Comm_size(c->mpi, &c->size);
-    MP_TRY(mp_mpi_check(
-        MPI_Comm_split_type(c->mpi, MPI_COMM_TYPE_SHARED, c->rank, MPI_INFO_NULL, &c->node),
-        "finding the ranks of this node"));
+    MP_TRY(find_host(c, like));
+    MP_TRY(mp_mpi_check(MPI_Comm_split(c->host, apart ? c->rank : 0, c->rank, &c->node),
+                        "finding the ranks of this node"));
     MPI_Comm_rank(c->node, &c->node_rank);
     MPI_Comm_size(c->node, &c->node_size);
     MP_TRY(number_nodes(c));
@@ -64,14 +80,14 @@ static mp_status create(MPI_Comm world, mp_comm *c)
         "finding the first rank of each node");
 }
 
-mp_status mp_comm_create(MPI_Comm world, mp_comm **comm)
+static mp_status create(MPI_Comm world, const mp_comm *like, int apart, mp_comm **comm)
 {
     mp_comm *c = NULL;
     mp_status st;
 
     MP_TRY(MP_NEW(c, 1, "communicator"));
-    c->mpi = c->node = c->leaders = MPI_COMM_NULL;
-    st = create(world, c);
+    c->mpi = c->host = c->node = c->leaders = MPI_COMM_NULL;
+    st = fill(c, world, like, apart);
     if (st != MP_OK) {
         mp_comm_free(c);
         return st;
@@ -80,11 +96,22 @@ mp_status mp_comm_create(MPI_Comm world, mp_comm **comm)
     return MP_OK;
 }
 
+mp_status mp_comm_create(MPI_Comm world, mp_comm **comm)
+{
+    return create(world, NULL, 0, comm);
+}
+
+mp_status mp_comm_apart(const mp_comm *comm, int apart, mp_comm **made)
+{
+    return create(comm->mpi, comm, apart, made);
+}
+
 void mp_comm_free(mp_comm *comm)
 {
     if (comm == NULL) return;
     if (comm->leaders != MPI_COMM_NULL) MPI_Comm_free(&comm->leaders);
     if (comm->node != MPI_COMM_NULL) MPI_Comm_free(&comm->node);
+    if (comm->host != MPI_COMM_NULL) MPI_Comm_free(&comm->host);
     if (comm->mpi != MPI_COMM_NULL) MPI_Comm_free(&comm->mpi);
     mp_free(comm->node_of);
     mp_free(comm);

@@ -24,6 +24,11 @@ int64_t head_position_bytes(void)
     return (int64_t)(2 * sizeof(float) + sizeof(double));
 }
 
+size_t head_panel_bytes(int64_t width)
+{
+    return (size_t)(PANEL_ROWS * width) * sizeof(float);
+}
+
 static mp_status allocate(head *h)
 {
     int64_t positions = h->models * h->hidden[0]->local * h->hidden[0]->n_tokens;
@@ -41,8 +46,8 @@ mp_status head_open(head *h, const mp_comm *comm, mp_hidden *const *hidden, int6
 {
     *h = (head){.comm = comm, .hidden = hidden, .models = models, .tokens = tokens};
     MP_TRY(mp_comm_agree(comm, allocate(h)));
-    return mp_shared_create(comm, (size_t)(PANEL_ROWS * hidden[0]->width) * sizeof(float),
-                            "a panel of the head", &h->panel);
+    return mp_shared_create(comm, head_panel_bytes(hidden[0]->width), "a panel of the head",
+                            &h->panel);
 }
 
 /* One row of a panel of logits joins the running sum of its position, and is used up. */

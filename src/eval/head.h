@@ -36,6 +36,9 @@ void head_close(head *h);
 /* Bytes per position of a window and model that head_open takes. */
 int64_t head_position_bytes(void);
 
+/* What head_open has the ranks of a node share, for streams of `width`. */
+size_t head_panel_bytes(int64_t width);
+
 /* Final norm, in place, and all panels of the vocabulary.  Collective; agreed. */
 mp_status head_run(head *h, const mp_arch *arch, const mp_source *source);
 

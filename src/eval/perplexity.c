@@ -5,6 +5,7 @@
 #include "mpress/log.h"
 #include "mpress/memory.h"
 #include "mpress/stop.h"
+#include "mpress/weights.h"
 
 #include <math.h>
 
@@ -32,6 +33,13 @@ out:
     mp_forward_free(forward);
     mp_block_free(block);
     return st;
+}
+
+size_t mp_perplexity_shared_bytes(const mp_arch *arch)
+{
+    size_t block = mp_block_bytes(arch), panel = head_panel_bytes(arch->d_model);
+
+    return block > panel ? block : panel; /* one after the other */
 }
 
 mp_status mp_perplexity(const mp_comm *comm, const mp_arch *arch, const mp_source *source,

@@ -193,6 +193,11 @@ out:
     return st;
 }
 
+size_t mp_sensitivity_shared_bytes(const mp_arch *arch)
+{
+    return 2 * mp_block_bytes(arch) + head_panel_bytes(arch->d_model);
+}
+
 mp_status mp_sensitivity(const mp_comm *comm, const mp_arch *arch, const mp_source *dense,
                          const mp_source *factors, const mp_windows *windows, size_t bytes,
                          mp_candidate *candidates, int64_t count)

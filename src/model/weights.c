@@ -213,6 +213,13 @@ static void point(mp_block *block, float *base, const part_list *list)
         block->norms[arch->vectors[i].role] = base + (p++)->offset;
 }
 
+size_t mp_block_bytes(const mp_arch *arch)
+{
+    const part_list list = list_parts(arch);
+
+    return (size_t)list.floats * sizeof(float);
+}
+
 mp_status mp_block_create(const mp_comm *comm, const mp_arch *arch, mp_block **block)
 {
     const part_list list = list_parts(arch);
@@ -223,8 +230,7 @@ mp_status mp_block_create(const mp_comm *comm, const mp_arch *arch, mp_block **b
     MP_GO(mp_comm_agree(comm, st));
     b->arch = arch;
     b->index = -1;
-    MP_GO(mp_shared_create(comm, (size_t)list.floats * sizeof(float), "the weights of a block",
-                           &b->memory));
+    MP_GO(mp_shared_create(comm, mp_block_bytes(arch), "the weights of a block", &b->memory));
     point(b, b->memory->base, &list);
     *block = b;
     b = NULL;

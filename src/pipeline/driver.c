@@ -9,6 +9,7 @@
 #include "mpress/plan.h"
 #include "mpress/stop.h"
 #include "mpress/remote.h"
+#include "mpress/sensitivity.h"
 #include "run.h"
 
 #include <math.h>
@@ -125,6 +126,22 @@ static mp_status open_model(run *r)
     MP_TRY(mp_model_share(r->comm, r->job->model, r->model_io, &r->source, &r->assets));
     MP_TRY(mp_arch_share(r->comm, r->assets, &r->arch));
     return mp_comm_agree(r->comm, check_model(r));
+}
+
+/* The nodes of the run, now that it is known what they are to share: the weights of blocks and, after
+ * them or before, what evaluation and search need. */
+static mp_status settle_nodes(run *r)
+{
+    const mp_arch *arch = &r->arch;
+    size_t most = mp_block_bytes(arch) * (size_t)(r->job->batch > 1 ? r->job->batch : 1);
+    size_t eval = r->job->eval != NULL ? mp_perplexity_shared_bytes(arch) : 0;
+    size_t search = r->policy == MP_RANKS_SENSITIVITY ? mp_sensitivity_shared_bytes(arch) : 0;
+
+    if (eval > most) most = eval;
+    if (search > most) most = search;
+    MP_TRY(mp_shared_plan(r->comm, most, "the weights of a block", &r->apart));
+    if (r->apart != NULL) r->comm = r->runner.comm = r->apart;
+    return MP_OK;
 }
 
 /* Rows [begin, end) of a tensor hold finite numbers; `buffer` is of CHECKED_ROWS rows. */
@@ -381,6 +398,7 @@ static void close_run(run *r)
     mp_free(r->log_path);
     mp_free(r->stop_path);
     mp_stop_rule(NULL);
+    mp_comm_free(r->apart);
 }
 
 static mp_status measure_rate(run *r)
@@ -426,6 +444,7 @@ mp_status mp_compress(const mp_comm *comm, const mp_job *job)
     MP_GO(mp_comm_agree(comm, read_options(&r)));
     MP_GO(mp_model_verify(comm, job->model));
     MP_GO(open_model(&r));
+    MP_GO(settle_nodes(&r));
     MP_GO(identify(&r));
     MP_GO(run_draw_windows(&r));
     MP_GO(ranks_afford(&r));

@@ -140,40 +140,18 @@ out:
     return st;
 }
 
-/* The number in a line of a file of the kernel, by its format; infinite where there is none ("max"). */
-static double kernel_figure(const char *path, const char *format)
-{
-    FILE *file = fopen(path, "r");
-    double found = INFINITY, value;
-    char line[256];
-
-    while (file != NULL && fgets(line, sizeof line, file) != NULL)
-        if (sscanf(line, format, &value) == 1) found = value;
-    if (file != NULL) fclose(file);
-    return found;
-}
-
-/* What could be had without swapping, and within the limit of a batch system or container (cgroup 2). */
-static double free_bytes(void)
-{
-    double limit = kernel_figure("/sys/fs/cgroup/memory.max", "%lf");
-    double used = kernel_figure("/sys/fs/cgroup/memory.current", "%lf");
-    double free = 1024.0 * kernel_figure("/proc/meminfo", "MemAvailable: %lf");
-
-    return isfinite(limit) && isfinite(used) ? fmin(free, fmax(limit - used, 0.0)) : free;
-}
-
 mp_status mp_plan_batch(const mp_comm *comm, const mp_arch *arch, int64_t most, int *batch)
 {
-    double node_share = (double)comm->node_size / comm->size, fits;
+    double host_share = (double)comm->host_size / comm->size, fits;
+    double copies = (double)comm->host_size / comm->node_size;
     double weights = 4.0 * (double)mp_arch_block_parameters(arch), block;
     int64_t wanted = (4 * comm->size + arch->n_states - 1) / arch->n_states; /* four tasks a rank */
 
-    block =
-        weights + 2.0 * weights * node_share; /* the factors stand in double until all are found */
+    /* the factors stand in double until all are found */
+    block = copies * weights + 2.0 * weights * host_share;
     for (int s = 0; s < arch->n_states; s++)
-        block += 8.0 * (double)arch->states[s].width * (double)arch->states[s].width * node_share;
-    fits = floor(fmin(0.5 * free_bytes() / block, mp_shared_room(comm) / weights));
+        block += 8.0 * (double)arch->states[s].width * (double)arch->states[s].width * host_share;
+    fits = floor(fmin(0.5 * mp_memory_available() / block, mp_shared_room(comm) / weights));
     MP_TRY(mp_comm_min(comm, &fits, 1));
     if (wanted > most) wanted = most;
     if (wanted > MP_MAX_BATCH) wanted = MP_MAX_BATCH;

@@ -13,7 +13,7 @@ static const double ratios[] = {0.4, 0.5, 0.6, 0.7, 0.8, 0.9};
 
 enum { RATIOS = sizeof ratios / sizeof ratios[0], MOST_WINDOWS = 32 };
 
-/* Of a node, for the candidates under way, or what the calibration's hidden states took. */
+/* Of a host, for the candidates under way, or what the calibration's hidden states took. */
 static const size_t LEAST_BYTES = (size_t)4 << 30;
 
 /* The same candidates for the measurement and for the cut, by rising item and ratio. */
@@ -133,7 +133,7 @@ static size_t bytes_to_use(const run *r)
     const mp_hidden *h = r->runner.hidden;
     size_t had = (size_t)(h->rounds * h->n_tokens * h->width) * sizeof *h->states;
     size_t least =
-        LEAST_BYTES / (size_t)((r->comm->size + r->comm->node_count - 1) / r->comm->node_count);
+        LEAST_BYTES / (size_t)((r->comm->size + r->comm->host_count - 1) / r->comm->host_count);
 
     return had > least ? had : least;
 }

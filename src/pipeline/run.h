@@ -29,6 +29,7 @@ typedef struct save_policy {
 
 typedef struct run {
     const mp_comm *comm;
+    mp_comm *apart; /* `comm` where hosts have too little shared memory; else NULL; owned */
     const mp_job *job;
     mp_arch arch;
     mp_source *source; /* of the dense model */
