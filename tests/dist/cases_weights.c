@@ -5,6 +5,7 @@
 #include "memory_source.h"
 
 #include "mpress/memory.h"
+#include "mpress/remote.h"
 #include "mpress/tensor.h"
 #include "mpress/weights.h"
 
@@ -51,13 +52,24 @@ static mp_status check_block(const mp_block *block, mp_source *source, mp_dtype 
     return MP_OK;
 }
 
-static mp_status load_and_check(const mp_comm *comm, const mp_arch *arch, mp_dtype dtype)
+/* The source itself; or, on all ranks but 0, what rank 0 tells of it. */
+static mp_status open_for(const mp_comm *comm, const mp_arch *arch, mp_dtype dtype,
+                          mp_readers readers, mp_source **source)
 {
-    mp_source *source = NULL;
+    if (comm->rank == 0 || readers == MP_READ_BY_ALL)
+        MP_TRY(memory_source_create(arch, dtype, 3, source));
+    return readers == MP_READ_BY_ALL ? MP_OK : mp_remote_source(comm, source);
+}
+
+static mp_status load_blocks(const mp_comm *comm, const mp_arch *arch, mp_dtype dtype,
+                             mp_readers readers)
+{
+    mp_source *stored = NULL, *source = NULL;
     mp_block *block = NULL;
     mp_status st;
 
-    MP_GO(memory_source_create(arch, dtype, 3, &source));
+    MP_GO(memory_source_create(arch, dtype, 3, &stored));
+    MP_GO(open_for(comm, arch, dtype, readers, &source));
     MP_GO(mp_weights_check(arch, source));
     MP_GO(mp_block_create(comm, arch, &block));
     for (int64_t b = 0; b < arch->n_blocks; b++) {
@@ -65,12 +77,18 @@ static mp_status load_and_check(const mp_comm *comm, const mp_arch *arch, mp_dty
         MP_GO(mp_block_load(block, comm, source, b));
         if (block->index != b)
             MP_GO(mp_fail(MP_ERR_NUMERIC, "index %lld", (long long)block->index));
-        MP_GO(mp_comm_agree(comm, check_block(block, source, dtype)));
+        MP_GO(mp_comm_agree(comm, check_block(block, stored, dtype)));
     }
 out:
     mp_block_free(block);
     mp_source_close(&source);
+    mp_source_close(&stored);
     return st;
+}
+
+static mp_status load_and_check(const mp_comm *comm, const mp_arch *arch, mp_dtype dtype)
+{
+    return load_blocks(comm, arch, dtype, MP_READ_BY_ALL);
 }
 
 static mp_status blocks_hold_what_the_source_stores(const mp_comm *comm)
@@ -83,6 +101,46 @@ static mp_status blocks_hold_what_the_source_stores(const mp_comm *comm)
     MP_TRY(load_and_check(comm, &arch, MP_BF16));
     MP_TRY(tiny_arch("qwen3", "\"head_dim\": 2", &arch)); /* norms of 2: fewer rows than ranks */
     return load_and_check(comm, &arch, MP_F16);
+}
+
+/* On a node of all ranks, and on nodes of one rank each. */
+static mp_status blocks_come_from_rank_0_where_it_alone_reads(const mp_comm *comm)
+{
+    mp_comm *apart = NULL;
+    mp_arch arch;
+    mp_status st;
+
+    MP_TRY(tiny_arch("qwen2", "\"hidden_size\": 1040", &arch)); /* q_proj: two pieces */
+    MP_TRY(load_blocks(comm, &arch, MP_F32, MP_READ_BY_ROOT));
+    MP_TRY(mp_comm_apart(comm, 1, &apart));
+    MP_GO(load_blocks(apart, &arch, MP_BF16, MP_READ_BY_ROOT));
+    MP_GO(load_blocks(apart, &arch, MP_F32, MP_READ_BY_ALL));
+out:
+    mp_comm_free(apart);
+    return st;
+}
+
+static mp_status rank_0_alone_prefetches_and_shares_nothing_out(const mp_comm *comm)
+{
+    mp_source *source = NULL;
+    int64_t begin, end, hints = 0;
+    mp_arch arch;
+    mp_status st;
+
+    MP_TRY(tiny_arch("llama", "", &arch));
+    MP_TRY(open_for(comm, &arch, MP_BF16, MP_READ_BY_ROOT, &source));
+    mp_block_prefetch(&arch, comm, source, 1);
+    for (int64_t i = 0; i < source->count && comm->rank == 0; i++)
+        hints += memory_source_tensor(source, source->at(source->self, i)->name)->hints;
+    mp_remote_share(comm, source, 1000, &begin, &end);
+    st = hints == (comm->rank == 0 ? 9 : 0) && end - begin == (comm->rank == 0 ? 1000 : 0)
+             ? MP_OK
+             : mp_fail(MP_ERR_NUMERIC, "%lld hints, %lld to %lld", (long long)hints,
+                       (long long)begin, (long long)end);
+    if (st == MP_OK && comm->rank != 0 && source->read(source->self, 0, 0, 2, &end) == MP_OK)
+        st = mp_fail(MP_ERR_NUMERIC, "rank %d can read", comm->rank);
+    mp_source_close(&source);
+    return mp_comm_agree(comm, st);
 }
 
 static mp_status prefetch_names_the_next_block_once_per_node(const mp_comm *comm)
@@ -220,7 +278,8 @@ static mp_status tensors_nobody_reads_are_refused_by_name(const mp_comm *comm)
 }
 
 /* Loads block 1 of a spoilt source; the status and the message of all ranks. */
-static mp_status load_spoilt(const mp_comm *comm, float value, int fails, const char *words)
+static mp_status load_spoilt(const mp_comm *comm, mp_readers readers, float value, int fails,
+                             const char *words)
 {
     const int64_t row = 79, column = 13; /* the last row: of the last rank of a node */
     mp_source *source = NULL;
@@ -233,7 +292,9 @@ static mp_status load_spoilt(const mp_comm *comm, float value, int fails, const 
     MP_GO(memory_source_create(&arch, MP_F16, 1, &source));
     t = memory_source_tensor(source, "model.layers.1.mlp.gate_proj.weight");
     mp_from_f32(MP_F16, &value, 1, (uint16_t *)t->data + row * 48 + column);
-    t->fails = fails && comm->rank == comm->size - 1;
+    t->fails = fails && comm->rank == (readers == MP_READ_BY_ALL ? comm->size - 1 : 0);
+    if (readers == MP_READ_BY_ROOT && comm->rank != 0) mp_source_close(&source);
+    if (readers == MP_READ_BY_ROOT) MP_GO(mp_remote_source(comm, &source));
     MP_GO(mp_block_create(comm, &arch, &block));
     MP_GO(mp_block_load(block, comm, source, 0));
     loaded = mp_block_load(block, comm, source, 1);
@@ -251,19 +312,32 @@ out:
 static mp_status a_nan_in_a_weight_is_named_on_all_ranks(const mp_comm *comm)
 {
     return load_spoilt(
-        comm, NAN, 0,
+        comm, MP_READ_BY_ALL, NAN, 0,
         "memory: tensor \"model.layers.1.mlp.gate_proj.weight\": row 79, column 13 is "
         "nan, expected a finite number");
 }
 
 static mp_status an_infinity_in_a_weight_is_named_on_all_ranks(const mp_comm *comm)
 {
-    return load_spoilt(comm, INFINITY, 0, "row 79, column 13 is infinite");
+    return load_spoilt(comm, MP_READ_BY_ALL, INFINITY, 0, "row 79, column 13 is infinite");
 }
 
 static mp_status a_read_that_fails_on_one_rank_fails_on_all(const mp_comm *comm)
 {
-    return load_spoilt(comm, 0.0f, 1, "gate_proj.weight cannot be read");
+    return load_spoilt(comm, MP_READ_BY_ALL, 0.0f, 1, "gate_proj.weight cannot be read");
+}
+
+static mp_status what_rank_0_cannot_send_fails_on_all(const mp_comm *comm)
+{
+    mp_comm *apart = NULL;
+    mp_status st;
+
+    MP_TRY(mp_comm_apart(comm, 1, &apart));
+    MP_GO(load_spoilt(apart, MP_READ_BY_ROOT, NAN, 0, "row 79, column 13 is nan"));
+    MP_GO(load_spoilt(apart, MP_READ_BY_ROOT, 0.0f, 1, "gate_proj.weight cannot be read"));
+out:
+    mp_comm_free(apart);
+    return st;
 }
 
 static mp_status check_rows(mp_source *source)
@@ -305,6 +379,9 @@ static mp_status rows_come_by_range_and_by_id(const mp_comm *comm)
 
 const mp_case cases_weights[] = {
     {"blocks_hold_what_the_source_stores", blocks_hold_what_the_source_stores},
+    {"blocks_come_from_rank_0_where_it_alone_reads", blocks_come_from_rank_0_where_it_alone_reads},
+    {"rank_0_alone_prefetches_and_shares_nothing_out",
+     rank_0_alone_prefetches_and_shares_nothing_out},
     {"prefetch_names_the_next_block_once_per_node", prefetch_names_the_next_block_once_per_node},
     {"faults_of_a_file_are_named_with_the_expectation",
      faults_of_a_file_are_named_with_the_expectation},
@@ -313,6 +390,7 @@ const mp_case cases_weights[] = {
     {"an_infinity_in_a_weight_is_named_on_all_ranks",
      an_infinity_in_a_weight_is_named_on_all_ranks},
     {"a_read_that_fails_on_one_rank_fails_on_all", a_read_that_fails_on_one_rank_fails_on_all},
+    {"what_rank_0_cannot_send_fails_on_all", what_rank_0_cannot_send_fails_on_all},
     {"rows_come_by_range_and_by_id", rows_come_by_range_and_by_id},
     {NULL, NULL},
 };

@@ -20,7 +20,8 @@ static const mp_case *const areas[] = {cases_comm,
                                        cases_factored,
                                        cases_factored_bounds,
                                        cases_budget,
-                                       cases_sensitivity};
+                                       cases_sensitivity,
+                                       cases_hosts};
 
 mp_status mp_case_skip(const char *why)
 {

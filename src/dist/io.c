@@ -1,0 +1,270 @@
+#include "mpress/io.h"
+
+#include "mpress/fileio.h"
+#include "mpress/log.h"
+#include "mpress/memory.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/random.h>
+#include <time.h>
+#include <unistd.h>
+
+enum { PIECE = 16 << 20 };
+
+/* A network file system may show a new file a moment later. */
+enum { LOOKS = 10, WAIT_NS = 100000000 };
+
+/* What the ranks look for: the name is as random as the content, so that nobody has looked before. */
+typedef struct probe {
+    unsigned char content[32];
+    char *path; /* owned */
+} probe;
+
+/* Rank 0 makes the content, and the file. */
+static mp_status make_content(const mp_comm *comm, probe *p)
+{
+    if (comm->rank == 0 &&
+        getrandom(p->content, sizeof p->content, 0) != (ssize_t)sizeof p->content)
+        return mp_fail(MP_ERR_IO, "no random numbers: %s", strerror(errno));
+    return MP_OK;
+}
+
+static mp_status name_probe(const char *dir, probe *p)
+{
+    char name[64];
+
+    snprintf(name, sizeof name, "probe.%02x%02x%02x%02x%02x%02x%02x%02x.tmp", p->content[0],
+             p->content[1], p->content[2], p->content[3], p->content[4], p->content[5],
+             p->content[6], p->content[7]);
+    return mp_path_join(dir, name, &p->path);
+}
+
+static int holds_content(const probe *p)
+{
+    unsigned char found[sizeof p->content];
+    int fd = open(p->path, O_RDWR | O_CLOEXEC), same;
+
+    if (fd < 0) return 0;
+    same = read(fd, found, sizeof found) == (ssize_t)sizeof found &&
+           memcmp(found, p->content, sizeof found) == 0;
+    close(fd);
+    return same;
+}
+
+static int is_seen(const probe *p)
+{
+    const struct timespec wait = {.tv_nsec = WAIT_NS};
+
+    for (int i = 0; i < LOOKS; i++) {
+        if (holds_content(p)) return 1;
+        nanosleep(&wait, NULL);
+    }
+    return 0;
+}
+
+/* Whether this rank sees the directory.  Collective; agreed. */
+static mp_status look(const mp_comm *comm, const char *dir, int *sees)
+{
+    probe p = {.path = NULL};
+    mp_status st;
+
+    MP_TRY(mp_comm_agree(comm, make_content(comm, &p)));
+    MP_TRY(mp_comm_bcast(comm, p.content, sizeof p.content, 0));
+    st = name_probe(dir, &p);
+    if (st == MP_OK && comm->rank == 0)
+        st = mp_file_write(p.path, (const char *)p.content, sizeof p.content);
+    MP_GO(mp_comm_agree(comm, st));
+    *sees = comm->rank == 0 || is_seen(&p);
+    MP_GO(mp_comm_agree(comm, MP_OK)); /* all have looked */
+    if (comm->rank == 0) unlink(p.path);
+out:
+    mp_free(p.path);
+    return st;
+}
+
+/* server_of holds 1 for the ranks that see the directory. */
+static void appoint(mp_io *io)
+{
+    const int size = io->comm->size;
+    int blind = 0, *seeing = io->server_of + size; /* the ranks that do, in their order */
+
+    for (int r = 0; r < size; r++)
+        if (io->server_of[r]) seeing[io->count++] = r;
+    for (int r = 0, next = 0; r < size; r++) {
+        if (next < io->count && seeing[next] == r) {
+            if (r == io->comm->rank) io->place = next;
+            io->server_of[r] = seeing[next++];
+        } else {
+            io->server_of[r] = seeing[blind++ % io->count];
+        }
+    }
+}
+
+/* "1, 2, 3, 5 ...": some of those that do not see it. */
+static void say(const mp_io *io, const char *dir)
+{
+    char text[128] = "";
+    size_t used = 0;
+
+    if (io->count == io->comm->size) return;
+    for (int r = 0; r < io->comm->size && used < sizeof text - 32; r++)
+        if (io->server_of[r] != r)
+            used +=
+                (size_t)snprintf(text + used, sizeof text - used, "%s%d", used > 0 ? ", " : "", r);
+    mp_log(MP_LOG_WARNING,
+           "%s: %d of %d ranks do not see it (%s%s): the others read and write there for them", dir,
+           io->comm->size - io->count, io->comm->size, text,
+           used < sizeof text - 32 ? "" : ", ...");
+}
+
+static mp_status fill(mp_io *io, const char *dir)
+{
+    const mp_comm *comm = io->comm;
+    int sees = 0;
+
+    MP_TRY(mp_comm_agree(comm, MP_NEW(io->server_of, 2 * (int64_t)comm->size, "a table of ranks")));
+    MP_TRY(look(comm, dir, &sees));
+    MP_TRY(mp_mpi_check(MPI_Allgather(&sees, 1, MPI_INT, io->server_of, 1, MPI_INT, comm->mpi),
+                        "finding the ranks that see a directory"));
+    appoint(io);
+    return mp_mpi_check(MPI_Comm_split(comm->mpi, sees ? 0 : MPI_UNDEFINED, comm->rank, &io->mpi),
+                        "gathering the ranks that see a directory");
+}
+
+mp_status mp_io_open(const mp_comm *comm, const char *dir, mp_io **io)
+{
+    mp_io *made = NULL;
+    mp_status st;
+
+    MP_GO(mp_comm_agree(comm, MP_NEW(made, 1, "the ranks that see a directory")));
+    made->comm = comm;
+    made->mpi = MPI_COMM_NULL;
+    made->place = -1;
+    MP_GO(fill(made, dir));
+    say(made, dir);
+    *io = made;
+    made = NULL;
+out:
+    mp_io_close(made);
+    return st;
+}
+
+void mp_io_close(mp_io *io)
+{
+    if (io == NULL) return;
+    if (io->mpi != MPI_COMM_NULL) MPI_Comm_free(&io->mpi);
+    mp_free(io->server_of);
+    mp_free(io);
+}
+
+int mp_io_copiers(const mp_io *io, const mp_source *source)
+{
+    return source->readers == MP_READ_BY_ROOT ? 1 : io->count;
+}
+
+/* What a rank asks its server for, ahead of the pieces. */
+typedef struct order {
+    int64_t first, count;
+} order;
+
+/* Units on their way, with `write` or `read`, the other one NULL. */
+typedef struct transfer {
+    const mp_io *io;
+    size_t unit;
+    int64_t piece; /* units at a time */
+    mp_io_write write;
+    mp_io_read read;
+    void *context;
+    char *buffer; /* of a piece, on ranks that see the directory while others do not; owned */
+} transfer;
+
+static mp_status apply(const transfer *t, int64_t first, int64_t count, void *data)
+{
+    return t->write != NULL ? t->write(t->context, first, count, data)
+                            : t->read(t->context, first, count, data);
+}
+
+static size_t bytes_at(const transfer *t, int64_t at, const order *o)
+{
+    return (size_t)(o->count - at < t->piece ? o->count - at : t->piece) * t->unit;
+}
+
+/* A rank that does not see the directory sends its units to its server, or receives them from it. */
+static mp_status ask(const transfer *t, const order *mine, char *data)
+{
+    const mp_comm *comm = t->io->comm;
+    const int server = t->io->server_of[comm->rank];
+
+    MP_TRY(mp_comm_send(comm, mine, sizeof *mine, server));
+    for (int64_t at = 0; at < mine->count; at += t->piece) {
+        char *here = data + (size_t)at * t->unit;
+
+        MP_TRY(t->write != NULL ? mp_comm_send(comm, here, bytes_at(t, at, mine), server)
+                                : mp_comm_receive(comm, here, bytes_at(t, at, mine), server));
+    }
+    return MP_OK;
+}
+
+/* The server's side for one rank; `st` is what became of everything before.  After an error the pieces
+ * are passed on all the same: the other side is waiting, and learns of it when all agree. */
+static mp_status serve(const transfer *t, int rank, mp_status st)
+{
+    const mp_comm *comm = t->io->comm;
+    order theirs;
+
+    MP_TRY(mp_comm_receive(comm, &theirs, sizeof theirs, rank));
+    for (int64_t at = 0; at < theirs.count; at += t->piece) {
+        size_t bytes = bytes_at(t, at, &theirs);
+
+        if (t->write != NULL) MP_TRY(mp_comm_receive(comm, t->buffer, bytes, rank));
+        if (st == MP_OK) st = apply(t, theirs.first + at, (int64_t)(bytes / t->unit), t->buffer);
+        if (t->read != NULL) MP_TRY(mp_comm_send(comm, t->buffer, bytes, rank));
+    }
+    return st;
+}
+
+static mp_status move(transfer *t, const order *mine, void *data)
+{
+    const mp_io *io = t->io;
+    const int me = io->comm->rank, blind = io->place < 0;
+    mp_status st = MP_OK;
+
+    if (io->count < io->comm->size) {
+        if (!blind) st = mp_alloc((void **)&t->buffer, t->piece, t->unit, 1, "a piece of data");
+        MP_TRY(mp_comm_agree(io->comm, st));
+    }
+    if (blind) return mp_comm_agree(io->comm, ask(t, mine, data));
+    if (mine->count > 0) st = apply(t, mine->first, mine->count, data);
+    for (int r = 0; r < io->comm->size; r++)
+        if (r != me && io->server_of[r] == me) st = serve(t, r, st);
+    return mp_comm_agree(io->comm, st);
+}
+
+static mp_status start(transfer *t, const order *mine, void *data)
+{
+    mp_status st;
+
+    t->piece = t->unit > 0 && t->unit < PIECE ? (int64_t)(PIECE / t->unit) : 1;
+    st = move(t, mine, data);
+    mp_free(t->buffer);
+    return st;
+}
+
+mp_status mp_io_put(const mp_io *io, size_t unit, int64_t first, int64_t count, const void *data,
+                    mp_io_write write, void *context)
+{
+    transfer t = {.io = io, .unit = unit, .write = write, .context = context};
+
+    return start(&t, &(order){first, count}, (void *)(uintptr_t)data);
+}
+
+mp_status mp_io_get(const mp_io *io, size_t unit, int64_t first, int64_t count, void *data,
+                    mp_io_read read, void *context)
+{
+    transfer t = {.io = io, .unit = unit, .read = read, .context = context};
+
+    return start(&t, &(order){first, count}, data);
+}
