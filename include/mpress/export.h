@@ -8,7 +8,7 @@
 #include "mpress/source.h"
 
 /* Writes all tensors of `source` (same shapes, dtypes) to `dir`: shards of at most `shard_bytes` of
- * data (0 = 5 GB) filled by all ranks side by side, an index where there is more than one shard,
+ * data (0 = 5 GB) filled side by side by the ranks that see `dir`, an index where there is more than one shard,
  * and every file of `assets` that is not weights.  Tensors fill the shards in the order of names;
  * inside a shard the wider types come first.  Made under "<dir>.tmp-export", synced and renamed
  * (what a killed export left there is removed); an existing `dir` that is not empty is MP_ERR_ARG.

@@ -4,9 +4,9 @@
 #include "factored.h"
 #include "hf.h"
 #include "mpress/fileio.h"
+#include "mpress/io.h"
 #include "mpress/log.h"
 #include "mpress/memory.h"
-#include "mpress/remote.h"
 #include "pieces.h"
 #include "reserve.h"
 #include "shards.h"
@@ -24,6 +24,7 @@ typedef struct exporter {
     const mp_comm *comm;
     const mp_source *source;
     char *target, *temporary; /* owned */
+    mp_io *io;                /* the ranks that see the temporary directory; owned */
     mp_shards shards;
     int *fds;     /* [shards] -1 until this rank writes there */
     void *buffer; /* MP_PIECE_BYTES */
@@ -102,19 +103,20 @@ static mp_status write_piece(const exporter *e, int64_t s, int64_t tensor, int64
     return st;
 }
 
-/* All pieces of all tensors are dealt in turn to the ranks that can read; `dealt` counts them. */
+/* All pieces of all tensors are dealt in turn to the ranks that can read and write them; `dealt` counts
+ * them. */
 static mp_status write_tensor(const exporter *e, int64_t s, int64_t i, int64_t *dealt)
 {
     const int64_t tensor = e->shards.order[i];
     const mp_tensor_info *info = e->source->at(e->source->self, tensor);
-    const int readers = mp_remote_readers(e->comm, e->source);
+    const int copiers = mp_io_copiers(e->io, e->source);
     mp_pieces pieces;
 
     mp_pieces_cut(info, &pieces);
     for (int64_t p = 0; p < pieces.count; p++) {
         mp_piece piece;
 
-        if ((*dealt)++ % readers != e->comm->rank) continue;
+        if ((*dealt)++ % copiers != e->io->place) continue;
         mp_pieces_at(info, &pieces, p, &piece);
         MP_TRY(write_piece(e, s, tensor, e->shards.begin[i], &piece));
     }
@@ -180,6 +182,7 @@ static mp_status fill(exporter *e, mp_companions companions, const void *context
     const mp_comm *comm = e->comm;
 
     MP_TRY(mp_comm_agree(comm, comm->rank == 0 ? prepare(e, companions, context) : MP_OK));
+    MP_TRY(mp_io_open(comm, e->temporary, &e->io));
     return mp_comm_agree(comm, close_shards(e, write_data(e)));
 }
 
@@ -206,6 +209,7 @@ mp_status mp_hf_write(const mp_comm *comm, const mp_source *source, mp_companion
     mp_progress_end();
     MP_GO(mp_comm_agree(comm, comm->rank == 0 ? finish(&e, st) : st));
 out:
+    mp_io_close(e.io);
     mp_shards_free(&e.shards);
     mp_free(e.fds);
     mp_free(e.buffer);
