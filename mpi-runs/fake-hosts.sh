@@ -46,6 +46,7 @@ fi
 . "$here/environment.sh"
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
 export OMPI_MCA_btl_vader_single_copy_mechanism=none # wants rights that a namespace may not give
+export OMPI_MCA_mpi_yield_when_idle=1                # each host believes that it has all cores
 stage=$FAKE_HOSTS_INSIDE
 hostfile=$(realpath "${HOSTFILE:-$here/../hostfiles/fake}")
 model=$(realpath "$1") calib=$(realpath "$2")

@@ -36,6 +36,10 @@
 
 enum { MP_CHECKPOINT_FORMAT = 1 };
 
+/* Who reads a model that all ranks need: each of them its share; rank 0 alone, which sends it on; or
+ * the former where all see the same files, and the latter where they do not. */
+typedef enum mp_model_io { MP_MODEL_AUTO, MP_MODEL_SHARED, MP_MODEL_ROOT } mp_model_io;
+
 typedef struct mp_checkpoint mp_checkpoint;
 
 /* This rank's rows of one tensor of a block. */
@@ -86,6 +90,10 @@ typedef enum mp_start {
 mp_status mp_checkpoint_create(const mp_comm *comm, const char *dir, const char *model_dir,
                                const mp_arch *arch, const mp_source *source, const json_t *run,
                                mp_start start, mp_checkpoint **checkpoint);
+
+/* Who can read what the run has written: MP_MODEL_SHARED, or MP_MODEL_ROOT where some ranks do not see
+ * the directory.  Those are served by the others, here and below, in pieces of 16 MiB. */
+mp_model_io mp_checkpoint_io(const mp_checkpoint *checkpoint);
 
 /* Whether an earlier run is continued; what of it is there, whole.  `file` is relative to the directory:
  * "calib.safetensors".  Local; the same on all ranks. */
@@ -144,6 +152,9 @@ mp_status mp_checkpoint_open(const char *dir, mp_source **source);
 /* The same for an unfinished one: the blocks that are there.  Other files are not looked at. */
 mp_status mp_checkpoint_open_blocks(const char *dir, mp_source **source);
 
+/* The same for all ranks of the run.  Collective; the status is agreed. */
+mp_status mp_checkpoint_share_blocks(const mp_checkpoint *checkpoint, mp_source **source);
+
 /* What a checkpoint says of itself, finished or not; ended by json_decref; not collective.
  *   {"format", "blocks": how many the model has, "done": [0, 1, ...], "finished", "run",
  *    "linears": [{"block", "name", "method", "d_out", "d_in", "tokens", "dead", "retries",
@@ -163,10 +174,6 @@ mp_status mp_model_verify(const mp_comm *comm, const char *path);
  * config.json and tokenizer are; owned by the caller (mp_free).  A factored directory (export.h) has
  * the names of a checkpoint, X.A and X.B.  Not collective. */
 mp_status mp_model_open(const char *path, mp_source **source, char **assets);
-
-/* Who reads a model that all ranks need: each of them its share; rank 0 alone, which sends it on; or
- * the former where all see the same files, and the latter where they do not. */
-typedef enum mp_model_io { MP_MODEL_AUTO, MP_MODEL_SHARED, MP_MODEL_ROOT } mp_model_io;
 
 /* "auto", "shared", "root"; MP_ERR_ARG. */
 mp_status mp_model_io_parse(const char *text, mp_model_io *io);

@@ -22,6 +22,10 @@ typedef struct mp_io {
 mp_status mp_io_open(const mp_comm *comm, const char *dir, mp_io **io);
 void mp_io_close(mp_io *io);
 
+/* The same without a word and without writing: those see the directory of `path` that find in this file
+ * what rank 0 finds there.  Of use for reading. */
+mp_status mp_io_of_file(const mp_comm *comm, const char *path, mp_io **io);
+
 /* Copying a source into the directory: the ranks that can do both are those of place 0 .. this - 1. */
 int mp_io_copiers(const mp_io *io, const mp_source *source);
 

@@ -9,6 +9,10 @@
 
 #include <jansson.h>
 
+/* What rank 0 has read, to be freed by mp_free, on all ranks, with a NUL behind it that *length does not
+ * count on the others; `mine` is what became of the reading.  Collective; the status is agreed. */
+mp_status mp_remote_bytes(const mp_comm *comm, mp_status mine, char **bytes, size_t *length);
+
 /* A JSON file as mp_json_load reads it, of at most 16 MiB; `path` need not exist on other ranks than 0.
  * Ended by json_decref.  Collective; the status is agreed. */
 mp_status mp_remote_json(const mp_comm *comm, const char *path, json_t **object);

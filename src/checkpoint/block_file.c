@@ -114,17 +114,33 @@ static mp_status check_same(const mp_comm *comm, const block *b)
     return mp_comm_same(comm, crc, "the list of tensors of a block");
 }
 
+/* Where rows of a slab go. */
+typedef struct place {
+    const mp_writer *writer;
+    const mp_slab *slab;
+    hid_t set;
+} place;
+
+static mp_status write_rows(void *context, int64_t first_row, int64_t n_rows, const void *rows)
+{
+    const place *to = context;
+    const mp_slab *slab = to->slab;
+    const int64_t first[2] = {first_row, 0}, count[2] = {n_rows, slab->shape[1]};
+
+    return mp_h5_write(to->set, to->writer->temporary, slab->dtype, slab->ndim, first, count, rows);
+}
+
 /* Opening a data set is collective, so that all ranks stop at the same tensor. */
 static mp_status write_slab(const mp_writer *writer, const mp_slab *slab)
 {
-    const int64_t first[2] = {slab->first_row, 0}, count[2] = {slab->n_rows, slab->shape[1]};
+    const size_t row = mp_dtype_size(slab->dtype) * (size_t)(slab->ndim > 1 ? slab->shape[1] : 1);
+    place to = {writer, slab, -1};
     hid_t set = -1;
     mp_status st;
 
-    MP_GO(mp_comm_agree(writer->comm,
-                        mp_h5_open_tensor(writer->file, writer->temporary, slab->name, &set)));
-    st = mp_h5_write(set, writer->temporary, slab->dtype, slab->ndim, first, count, slab->data);
-    MP_GO(mp_comm_agree(writer->comm, st));
+    MP_GO(mp_writer_set(writer, slab->name, &set));
+    to.set = set;
+    MP_GO(mp_io_put(writer->io, row, slab->first_row, slab->n_rows, slab->data, write_rows, &to));
 out:
     if (set >= 0) H5Dclose(set);
     return st;
@@ -141,7 +157,7 @@ static mp_status write_block(const mp_checkpoint *run, const char *path, const b
 
         room += mp_h5_room(&info);
     }
-    MP_TRY(mp_writer_open(&writer, run->comm, &run->owner, path, room, lay_out_block, b));
+    MP_TRY(mp_writer_open(&writer, run->io, &run->owner, path, room, lay_out_block, b));
     for (int i = 0; i < b->n_slabs && st == MP_OK; i++) st = write_slab(&writer, &b->slabs[i]);
     return mp_writer_commit(&writer, st);
 }

@@ -7,6 +7,7 @@
 #include "mpress/export.h"
 #include "mpress/fileio.h"
 #include "mpress/memory.h"
+#include "mpress/remote.h"
 #include "rest.h"
 #include "run_files.h"
 #include "segments.h"
@@ -23,6 +24,7 @@ void mp_checkpoint_free(mp_checkpoint *checkpoint)
 {
     if (checkpoint == NULL) return;
     mp_lock_release(checkpoint->lock);
+    mp_io_close(checkpoint->io);
     mp_journal_free(&checkpoint->journal);
     json_decref(checkpoint->hidden);
     mp_free(checkpoint->dir);
@@ -59,7 +61,7 @@ mp_status mp_run_add_file(mp_checkpoint *run, const char *event, const char *fil
     json_t *record = NULL;
     mp_status st = mp_comm_agree(run->comm, mp_path_join(run->dir, file, &path));
 
-    if (st == MP_OK) st = mp_segments_read(run->comm, path, file, &record);
+    if (st == MP_OK) st = mp_segments_read(run->io, path, file, &record);
     if (st == MP_OK && more != NULL) (void)json_object_update(record, more);
     json_decref(more);
     mp_free(path);
@@ -128,7 +130,7 @@ static mp_status write_rest(mp_checkpoint *c, const mp_source *source, const mp_
 
     if (mp_journal_bytes(&c->journal, MP_REST_FILE) >= 0) return MP_OK;
     MP_GO(mp_comm_agree(c->comm, mp_rest_path(c->dir, &path)));
-    MP_GO(mp_rest_write(c->comm, &c->owner, path, source, rest));
+    MP_GO(mp_rest_write(c->io, &c->owner, path, source, rest));
     MP_GO(mp_checkpoint_add_file(c, MP_REST_FILE));
 out:
     mp_free(path);
@@ -189,6 +191,16 @@ static mp_status claim(mp_checkpoint *c, const char *const *reads, int n_reads, 
     return MP_OK;
 }
 
+static mp_status find_ranks(mp_checkpoint *c)
+{
+    char *blocks = NULL;
+    mp_status st = mp_comm_agree(c->comm, mp_path_join(c->dir, "blocks", &blocks));
+
+    if (st == MP_OK) st = mp_io_open(c->comm, blocks, &c->io);
+    mp_free(blocks);
+    return st;
+}
+
 static mp_status start(mp_checkpoint *c, const char *model_dir, const mp_arch *arch,
                        const mp_source *source, const json_t *run, mp_start how)
 {
@@ -199,7 +211,8 @@ static mp_status start(mp_checkpoint *c, const char *model_dir, const mp_arch *a
 
     MP_GO(mp_comm_agree(c->comm, mp_rest_list(arch, source, &rest)));
     MP_GO(claim(c, reads, 2, how, json_object_get(run, "identity"), &claimed));
-    st = mp_journal_share(c->comm, c->dir, &c->journal);
+    st = find_ranks(c);
+    if (st == MP_OK) st = mp_journal_share(c->comm, c->dir, &c->journal);
     if (st == MP_OK && c->resumed) st = mp_run_verify(c);
     if (st == MP_OK) st = fill_directory(c, model_dir, source, &rest, run);
     if (st != MP_OK && c->comm->rank == 0) mp_directory_give_back(c->dir, &claimed);
@@ -228,6 +241,28 @@ mp_status mp_checkpoint_create(const mp_comm *comm, const char *dir, const char 
         *checkpoint = c;
     else
         mp_checkpoint_free(c);
+    return st;
+}
+
+mp_model_io mp_checkpoint_io(const mp_checkpoint *checkpoint)
+{
+    return checkpoint->io->count == checkpoint->comm->size ? MP_MODEL_SHARED : MP_MODEL_ROOT;
+}
+
+mp_status mp_checkpoint_share_blocks(const mp_checkpoint *checkpoint, mp_source **source)
+{
+    const int by_root = mp_checkpoint_io(checkpoint) == MP_MODEL_ROOT;
+    mp_source *opened = NULL;
+    mp_status st = MP_OK;
+
+    if (!by_root || checkpoint->comm->rank == 0)
+        st = mp_checkpoint_open_blocks(checkpoint->dir, &opened);
+    st = mp_comm_agree(checkpoint->comm, st);
+    if (st == MP_OK && by_root) st = mp_remote_source(checkpoint->comm, &opened);
+    if (st == MP_OK)
+        *source = opened;
+    else
+        mp_source_close(&opened);
     return st;
 }
 

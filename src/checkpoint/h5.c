@@ -39,8 +39,8 @@ static void be_quiet(void)
     H5Eset_auto2(H5E_DEFAULT, NULL, NULL);
 }
 
-/* How a file is accessed, by `comm` or (NULL) by this process alone; -1 on error. */
-static hid_t access_list(const mp_comm *comm)
+/* How a file is accessed, by the ranks of `comm` or (MPI_COMM_NULL) by this process alone; -1 on error. */
+static hid_t access_list(MPI_Comm comm)
 {
     hid_t list = H5Pcreate(H5P_FILE_ACCESS);
     int failed;
@@ -49,8 +49,8 @@ static hid_t access_list(const mp_comm *comm)
     failed = H5Pset_libver_bounds(list, H5F_LIBVER_V110, H5F_LIBVER_V110) < 0 ||
              H5Pset_alignment(list, ALIGNMENT, ALIGNMENT) < 0 ||
              H5Pset_meta_block_size(list, METADATA_BLOCK) < 0;
-    if (comm != NULL)
-        failed = failed || H5Pset_fapl_mpio(list, comm->mpi, MPI_INFO_NULL) < 0 ||
+    if (comm != MPI_COMM_NULL)
+        failed = failed || H5Pset_fapl_mpio(list, comm, MPI_INFO_NULL) < 0 ||
                  H5Pset_all_coll_metadata_ops(list, 1) < 0 ||
                  H5Pset_coll_metadata_write(list, 1) < 0;
     if (!failed) return list;
@@ -65,7 +65,7 @@ mp_status mp_h5_create(const char *path, hid_t *file)
     mp_status st = MP_OK;
 
     be_quiet();
-    access = access_list(NULL);
+    access = access_list(MPI_COMM_NULL);
     creation = H5Pcreate(H5P_FILE_CREATE);
     *file = -1;
     if (access >= 0 && creation >= 0 && H5Pset_obj_track_times(creation, 0) >= 0)
@@ -84,7 +84,7 @@ int64_t mp_h5_room(const mp_tensor_info *info)
     return bytes + DESCRIPTION + (bytes >= ALIGNMENT ? ALIGNMENT : 0);
 }
 
-static mp_status open_file(const mp_comm *comm, const char *path, unsigned flags, hid_t *file)
+static mp_status open_file(MPI_Comm comm, const char *path, unsigned flags, hid_t *file)
 {
     hid_t access;
     mp_status st = MP_OK;
@@ -99,10 +99,10 @@ static mp_status open_file(const mp_comm *comm, const char *path, unsigned flags
 
 mp_status mp_h5_open(const char *path, hid_t *file)
 {
-    return open_file(NULL, path, H5F_ACC_RDONLY, file);
+    return open_file(MPI_COMM_NULL, path, H5F_ACC_RDONLY, file);
 }
 
-mp_status mp_h5_open_shared(const mp_comm *comm, const char *path, hid_t *file)
+mp_status mp_h5_open_shared(MPI_Comm comm, const char *path, hid_t *file)
 {
     return open_file(comm, path, H5F_ACC_RDWR, file);
 }

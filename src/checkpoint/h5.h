@@ -28,7 +28,7 @@ enum { MP_H5_EMPTY_ROOM = 1 << 18 };
 /* An existing file: for reading by this process alone, or for writing by all ranks with MPI-IO
  * (collective, not agreed). */
 mp_status mp_h5_open(const char *path, hid_t *file);
-mp_status mp_h5_open_shared(const mp_comm *comm, const char *path, hid_t *file);
+mp_status mp_h5_open_shared(MPI_Comm comm, const char *path, hid_t *file);
 
 /* Closes *file and sets it to -1 (-1 is fine).  A status that is not MP_OK already wins over an
  * error in closing.  Collective for a shared file. */

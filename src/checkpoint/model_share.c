@@ -93,7 +93,7 @@ static void say(const mp_comm *comm, const char *path, mp_model_io io, const bli
                "%s: rank 0 reads it and sends it on, because %lld of %d ranks do not see it (%s)",
                path, (long long)b->count, comm->size, b->reason);
     else if (io == MP_MODEL_ROOT && comm->size > 1)
-        mp_log(MP_LOG_INFO, "%s: rank 0 reads it and sends it on, as --model-io root says", path);
+        mp_log(MP_LOG_INFO, "%s: rank 0 reads it and sends it on", path);
     else if (comm->host_count > 1)
         mp_log(MP_LOG_INFO, "%s: every rank reads its part, for all see the same files", path);
 }

@@ -2,7 +2,6 @@
 
 #include "mpress/checkpoint.h"
 #include "mpress/memory.h"
-#include "mpress/remote.h"
 #include "pieces.h"
 #include "writer.h"
 
@@ -68,19 +67,19 @@ static mp_status lay_out_rest(hid_t file, const char *path, const void *context)
 }
 
 /* This rank's pieces of one tensor.  The pieces of all tensors are dealt in turn to the ranks that can
- * read; `dealt` counts them. */
-static mp_status copy_pieces(const mp_comm *comm, const mp_source *source, int64_t index, hid_t set,
+ * read and write them; `dealt` counts them. */
+static mp_status copy_pieces(const mp_io *io, const mp_source *source, int64_t index, hid_t set,
                              const char *path, int64_t dealt, void *buffer)
 {
     const mp_tensor_info *info = source->at(source->self, index);
-    const int readers = mp_remote_readers(comm, source);
+    const int copiers = mp_io_copiers(io, source);
     mp_pieces pieces;
 
     mp_pieces_cut(info, &pieces);
     for (int64_t p = 0; p < pieces.count; p++) {
         mp_piece piece;
 
-        if ((dealt + p) % readers != comm->rank) continue;
+        if ((dealt + p) % copiers != io->place) continue;
         mp_pieces_at(info, &pieces, p, &piece);
         MP_TRY(source->read(source->self, index, piece.begin, piece.length, buffer));
         MP_TRY(mp_h5_write(set, path, info->dtype, info->ndim, piece.first, piece.extent, buffer));
@@ -97,9 +96,9 @@ static mp_status copy_tensor(const mp_writer *w, const mp_source *source, int64_
     hid_t set = -1;
     mp_status st;
 
-    MP_GO(mp_comm_agree(w->comm, mp_h5_open_tensor(w->file, w->temporary, info->name, &set)));
-    st = copy_pieces(w->comm, source, index, set, w->temporary, *dealt, buffer);
-    MP_GO(mp_comm_agree(w->comm, st));
+    MP_GO(mp_writer_set(w, info->name, &set));
+    st = copy_pieces(w->io, source, index, set, w->temporary, *dealt, buffer);
+    MP_GO(mp_comm_agree(w->io->comm, st));
     mp_pieces_cut(info, &pieces);
     *dealt += pieces.count;
 out:
@@ -130,7 +129,7 @@ static mp_status make_buffer(const mp_source *source, const mp_rest *rest, void 
                     "a piece of a tensor");
 }
 
-mp_status mp_rest_write(const mp_comm *comm, const mp_owner *owner, const char *path,
+mp_status mp_rest_write(const mp_io *io, const mp_owner *owner, const char *path,
                         const mp_source *source, const mp_rest *rest)
 {
     const contents c = {source, rest};
@@ -139,8 +138,8 @@ mp_status mp_rest_write(const mp_comm *comm, const mp_owner *owner, const char *
     int64_t dealt = 0;
     mp_status st;
 
-    MP_TRY(mp_writer_open(&writer, comm, owner, path, room_of(source, rest), lay_out_rest, &c));
-    st = mp_comm_agree(comm, make_buffer(source, rest, &buffer));
+    MP_TRY(mp_writer_open(&writer, io, owner, path, room_of(source, rest), lay_out_rest, &c));
+    st = mp_comm_agree(io->comm, make_buffer(source, rest, &buffer));
     for (int64_t i = 0; i < rest->count && st == MP_OK; i++)
         st = copy_tensor(&writer, source, rest->index[i], &dealt, buffer);
     mp_free(buffer);

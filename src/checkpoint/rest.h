@@ -5,7 +5,7 @@
 
 #include "journal.h"
 #include "mpress/arch.h"
-#include "mpress/comm.h"
+#include "mpress/io.h"
 #include "mpress/source.h"
 
 /* A tensor of `source` that no block of `arch` names, by its index. */
@@ -17,9 +17,9 @@ typedef struct mp_rest {
 /* Local; the same on all ranks. */
 mp_status mp_rest_list(const mp_arch *arch, const mp_source *source, mp_rest *rest);
 
-/* Copies those tensors to the HDF5 file `path`: the ranks in turn read pieces of at most 64 MiB and
- * write them.  Collective; the status is agreed. */
-mp_status mp_rest_write(const mp_comm *comm, const mp_owner *owner, const char *path,
+/* Copies those tensors to the HDF5 file `path`: the ranks that can do both read pieces of at most
+ * 64 MiB in turn and write them.  Collective; the status is agreed. */
+mp_status mp_rest_write(const mp_io *io, const mp_owner *owner, const char *path,
                         const mp_source *source, const mp_rest *rest);
 
 #endif

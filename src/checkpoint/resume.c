@@ -51,7 +51,7 @@ mp_status mp_run_verify(mp_checkpoint *run)
                "%s/journal.jsonl: line %lld is damaged: what it said does not count", run->dir,
                (long long)run->journal.bad_line);
     json_object_foreach (files, name, record) {
-        MP_GO(mp_segments_check(run->comm, run->dir, name, record, text, &what));
+        MP_GO(mp_segments_check(run->io, run->dir, name, record, text, &what));
         if (what == NULL) continue;
         mp_log(MP_LOG_WARNING, "%s/%s: damaged (%s): it is made again", run->dir, name, what);
         MP_GO(lose(run, name));

@@ -5,9 +5,11 @@
 
 #include "journal.h"
 #include "mpress/checkpoint.h"
+#include "mpress/io.h"
 
 struct mp_checkpoint {
     const mp_comm *comm;
+    mp_io *io; /* the ranks that see the directory; owned */
     char *dir;
     int64_t n_blocks;
     mp_owner owner;     /* this process, as the one that writes */

@@ -3,24 +3,24 @@
 #ifndef MPRESS_SEGMENTS_H
 #define MPRESS_SEGMENTS_H
 
-#include "mpress/comm.h"
+#include "mpress/io.h"
 
 #include <jansson.h>
 
 enum { MP_SEGMENT_BYTES = 1 << 26 };
 
 /* Reads `path` back: {"file": name, "bytes": N, "crc32c": ["89abcdef", ..]}, one CRC-32C for each 64 MiB
- * and one for what is left; to be ended by json_decref.  The ranks take the segments in turn.
+ * and one for what is left; to be ended by json_decref.  The ranks that see the file take
+ * the segments in turn.
  * Collective; the status is agreed, and the record is on all ranks.  Memory: 1 MiB. */
-mp_status mp_segments_read(const mp_comm *comm, const char *path, const char *name,
-                           json_t **record);
+mp_status mp_segments_read(const mp_io *io, const char *path, const char *name, json_t **record);
 
 /* The same by this rank alone, for small files. */
 mp_status mp_segments_read_alone(const char *path, const char *name, json_t **record);
 
 /* Whether DIR/name is still what `record` says.  *what says how it is damaged, in `text`; NULL where it
  * is whole.  Collective; agreed. */
-mp_status mp_segments_check(const mp_comm *comm, const char *dir, const char *name,
+mp_status mp_segments_check(const mp_io *io, const char *dir, const char *name,
                             const json_t *record, char text[160], const char **what);
 
 #endif

@@ -3,22 +3,9 @@
 #include "mpress/fileio.h"
 #include "mpress/json.h"
 #include "mpress/memory.h"
+#include "mpress/remote.h"
 
 #include <string.h>
-
-/* Text of rank 0 on all ranks; *text is owned by the caller everywhere, and ends with a NUL that *length
- * does not count. */
-static mp_status share_text(const mp_comm *comm, mp_status mine, char **text, size_t *length)
-{
-    mp_status st = MP_OK;
-
-    MP_TRY(mp_comm_agree(comm, mine));
-    MP_TRY(mp_comm_bcast(comm, length, sizeof *length, 0));
-    if (comm->rank != 0)
-        st = mp_alloc((void **)text, (int64_t)*length + 1, 1, 1, "text for all ranks");
-    MP_TRY(mp_comm_agree(comm, st));
-    return mp_comm_bcast(comm, *text, *length, 0);
-}
 
 mp_status mp_share_json(const mp_comm *comm, json_t **value)
 {
@@ -34,7 +21,7 @@ mp_status mp_share_json(const mp_comm *comm, json_t **value)
         json_decref(wrapped);
         wrapped = NULL;
     }
-    MP_GO(share_text(comm, st, &text, &length));
+    MP_GO(mp_remote_bytes(comm, st, &text, &length));
     MP_GO(mp_comm_agree(comm, mp_json_parse(text, length, "a value for all ranks", &wrapped)));
     json_decref(*value);
     *value = json_incref(json_object_get(wrapped, "value"));
@@ -53,7 +40,7 @@ mp_status mp_journal_share(const mp_comm *comm, const char *dir, mp_journal *jou
     *journal = (mp_journal){.hidden = -1};
     MP_GO(mp_comm_agree(comm, mp_journal_path(dir, &path)));
     st = comm->rank == 0 ? mp_file_read(path, MP_JOURNAL_LIMIT, &text, &length) : MP_OK;
-    MP_GO(share_text(comm, st, &text, &length));
+    MP_GO(mp_remote_bytes(comm, st, &text, &length));
     MP_GO(mp_comm_agree(comm, mp_journal_parse(path, text, length, journal)));
 out:
     mp_free(text);

@@ -1,4 +1,5 @@
 /* Whether a checkpoint is still what was written. */
+#include "mpress/memory.h"
 #include "run_files.h"
 #include "segments.h"
 #include "share.h"
@@ -13,13 +14,13 @@ static int is_of_the_model(const char *name)
 }
 
 /* One file of the journal; what is wrong with it goes into the report. */
-static mp_status verify_file(const mp_comm *comm, const char *dir, const char *name,
+static mp_status verify_file(const mp_io *io, const char *dir, const char *name,
                              const json_t *record, json_t *damaged)
 {
     const char *what = NULL;
     char text[160];
 
-    MP_TRY(mp_segments_check(comm, dir, name, record, text, &what));
+    MP_TRY(mp_segments_check(io, dir, name, record, text, &what));
     if (what == NULL) return MP_OK;
     if (json_array_append_new(damaged, json_pack("{s:s, s:s}", "file", name, "damage", what)) == 0)
         return MP_OK;
@@ -32,14 +33,18 @@ static mp_status verify(const mp_comm *comm, const char *dir, int model_only, js
     json_t *damaged = json_array(), *record;
     json_int_t files = 0, bytes = 0;
     const char *name;
+    char *path = NULL;
+    mp_io *io = NULL;
     mp_status st;
 
     MP_GO(mp_journal_share(comm, dir, &journal));
+    MP_GO(mp_comm_agree(comm, mp_journal_path(dir, &path)));
+    MP_GO(mp_io_of_file(comm, path, &io));
     json_object_foreach (journal.files, name, record) {
         if (model_only && !is_of_the_model(name)) continue;
         files++;
         bytes += json_integer_value(json_object_get(record, "bytes"));
-        MP_GO(mp_comm_agree(comm, verify_file(comm, dir, name, record, damaged)));
+        MP_GO(mp_comm_agree(comm, verify_file(io, dir, name, record, damaged)));
     }
     *report =
         json_pack("{s:I, s:I, s:O, s:I, s:b}", "files", files, "bytes", bytes, "damaged", damaged,
@@ -48,6 +53,8 @@ static mp_status verify(const mp_comm *comm, const char *dir, int model_only, js
 out:
     json_decref(damaged);
     mp_journal_free(&journal);
+    mp_io_close(io);
+    mp_free(path);
     return st;
 }
 

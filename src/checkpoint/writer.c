@@ -48,29 +48,28 @@ mp_status mp_writer_lay_out(const char *path, int64_t room, mp_layout layout, co
     return st == MP_OK ? reserve_file(path, 0, -1) : st;
 }
 
-/* Every rank looks before all open the file together, because a rank that cannot (another host, no
- * shared file system) would leave the others waiting. */
+/* Every rank looks before all open the file together, because one that cannot would leave the others
+ * waiting. */
 static mp_status look(const char *path)
 {
     int fd = open(path, O_RDWR | O_CLOEXEC);
 
-    if (fd < 0)
-        return mp_fail(
-            MP_ERR_IO,
-            "%s: opening failed: %s (every rank must see the directory of the checkpoint)", path,
-            strerror(errno));
+    if (fd < 0) return mp_fail(MP_ERR_IO, "%s: opening failed: %s", path, strerror(errno));
     close(fd);
     return MP_OK;
 }
 
 static mp_status begin(mp_writer *w, int64_t room, mp_layout layout, const void *context)
 {
+    const mp_comm *comm = w->io->comm;
+    const int sees = w->io->place >= 0;
     mp_status st = MP_OK;
 
-    if (w->comm->rank == 0) st = mp_writer_lay_out(w->temporary, room, layout, context);
-    MP_TRY(mp_comm_agree(w->comm, st));
-    MP_TRY(mp_comm_agree(w->comm, look(w->temporary)));
-    return mp_comm_agree(w->comm, mp_h5_open_shared(w->comm, w->temporary, &w->file));
+    if (comm->rank == 0) st = mp_writer_lay_out(w->temporary, room, layout, context);
+    MP_TRY(mp_comm_agree(comm, st));
+    MP_TRY(mp_comm_agree(comm, sees ? look(w->temporary) : MP_OK));
+    if (sees) st = mp_h5_open_shared(w->io->mpi, w->temporary, &w->file);
+    return mp_comm_agree(comm, st);
 }
 
 mp_status mp_writer_temporary(const mp_owner *owner, const char *path, char **temporary)
@@ -88,26 +87,35 @@ static mp_status set_names(mp_writer *w, const char *path)
     return mp_writer_temporary(w->owner, path, &w->temporary);
 }
 
-mp_status mp_writer_open(mp_writer *writer, const mp_comm *comm, const mp_owner *owner,
+mp_status mp_writer_open(mp_writer *writer, const mp_io *io, const mp_owner *owner,
                          const char *path, int64_t room, mp_layout layout, const void *context)
 {
     mp_status st;
 
-    *writer = (mp_writer){.comm = comm, .owner = owner, .file = -1};
-    st = mp_comm_agree(comm, set_names(writer, path));
+    *writer = (mp_writer){.io = io, .owner = owner, .file = -1};
+    st = mp_comm_agree(io->comm, set_names(writer, path));
     if (st == MP_OK) st = begin(writer, room, layout, context);
     if (st == MP_OK) return MP_OK;
-    if (comm->rank == 0 && writer->temporary != NULL) unlink(writer->temporary);
+    if (io->comm->rank == 0 && writer->temporary != NULL) unlink(writer->temporary);
     forget(writer);
     return st;
+}
+
+mp_status mp_writer_set(const mp_writer *w, const char *name, hid_t *set)
+{
+    mp_status st = MP_OK;
+
+    *set = -1;
+    if (w->file >= 0) st = mp_h5_open_tensor(w->file, w->temporary, name, set);
+    return mp_comm_agree(w->io->comm, st);
 }
 
 /* Flushes on every node; all ranks make both calls whatever has become of their part. */
 static mp_status close_shared(mp_writer *w, mp_status st)
 {
-    if (st == MP_OK && H5Fflush(w->file, H5F_SCOPE_GLOBAL) < 0)
+    if (st == MP_OK && w->file >= 0 && H5Fflush(w->file, H5F_SCOPE_GLOBAL) < 0)
         st = mp_h5_fail(MP_ERR_IO, w->temporary, "flushing");
-    return mp_comm_agree(w->comm, mp_h5_close(w->temporary, &w->file, st));
+    return mp_comm_agree(w->io->comm, mp_h5_close(w->temporary, &w->file, st));
 }
 
 mp_status mp_writer_rename(const mp_owner *owner, const char *temporary, const char *path)
@@ -125,16 +133,17 @@ mp_status mp_writer_rename(const mp_owner *owner, const char *temporary, const c
 
 mp_status mp_writer_commit(mp_writer *writer, mp_status mine)
 {
-    mp_status st = mp_comm_agree(writer->comm, mine), done = MP_OK;
+    const mp_comm *comm = writer->io->comm;
+    mp_status st = mp_comm_agree(comm, mine), done = MP_OK;
 
     st = close_shared(writer, st);
-    if (writer->comm->rank == 0) {
+    if (comm->rank == 0) {
         if (st == MP_OK)
             done = mp_writer_rename(writer->owner, writer->temporary, writer->path);
         else
             unlink(writer->temporary);
     }
-    if (st == MP_OK) st = mp_comm_agree(writer->comm, done);
+    if (st == MP_OK) st = mp_comm_agree(comm, done);
     forget(writer);
     return st;
 }

@@ -1,8 +1,8 @@
-/* One HDF5 file that all ranks write and that appears whole or not at all.
+/* One HDF5 file that all ranks which see its directory write, and that appears whole or not at all.
  * Floor 7: checkpoint; for the files of src/checkpoint only.
  *
  * Rank 0 alone reserves the space and lays the file out (groups, attributes, data sets with their
- * final place) under a temporary name; then all ranks open it with MPI-IO and fill the data sets.
+ * final place) under a temporary name; then these ranks open it with MPI-IO and fill the data sets.
  * So no metadata is written in parallel: its bytes do not depend on the number of ranks, and what
  * can go wrong with it (no space, no permission) goes wrong on one rank, before the others wait in
  * a collective call. */
@@ -11,12 +11,13 @@
 
 #include "h5.h"
 #include "journal.h"
+#include "mpress/io.h"
 
 typedef struct mp_writer {
-    const mp_comm *comm;
+    const mp_io *io; /* borrowed */
     const mp_owner *owner;
     char *path, *temporary; /* owned; the second one has the owner's id */
-    hid_t file;
+    hid_t file;             /* -1 on ranks that do not see it */
 } mp_writer;
 
 /* Puts groups, attributes, data sets and links into a new file. */
@@ -27,9 +28,12 @@ typedef mp_status (*mp_layout)(hid_t file, const char *path, const void *context
 mp_status mp_writer_lay_out(const char *path, int64_t room, mp_layout layout, const void *context);
 
 /* Begins `path`, of at most `room` bytes; the layout is made on rank 0.  The owner is borrowed.
- * Collective; the status is agreed; on error nothing is left. */
-mp_status mp_writer_open(mp_writer *writer, const mp_comm *comm, const mp_owner *owner,
+ * Collective over all ranks, like the rest; the status is agreed; on error nothing is left. */
+mp_status mp_writer_open(mp_writer *writer, const mp_io *io, const mp_owner *owner,
                          const char *path, int64_t room, mp_layout layout, const void *context);
+
+/* Opens a data set; *set is -1 on ranks that do not see the file.  Collective; agreed. */
+mp_status mp_writer_set(const mp_writer *writer, const char *name, hid_t *set);
 
 /* Ends the file: with MP_OK on all ranks flush, sync, rename; otherwise it is removed.  `mine` is
  * what became of this rank's part.  A run that no longer owns the directory renames nothing.

@@ -9,80 +9,95 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/random.h>
+#include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
 
-enum { PIECE = 16 << 20 };
+enum { PIECE = 16 << 20, FILE_LIMIT = 1 << 30 };
 
 /* A network file system may show a new file a moment later. */
 enum { LOOKS = 10, WAIT_NS = 100000000 };
 
-/* What the ranks look for: the name is as random as the content, so that nobody has looked before. */
+/* What the ranks look for: a file, and what rank 0 finds in it. */
 typedef struct probe {
-    unsigned char content[32];
     char *path; /* owned */
+    uint32_t crc;
+    int64_t bytes;
+    int flags; /* how it is opened */
+    int looks; /* how often, before a rank does not see it */
 } probe;
 
-/* Rank 0 makes the content, and the file. */
-static mp_status make_content(const mp_comm *comm, probe *p)
+static int is_probe(const probe *p)
 {
-    if (comm->rank == 0 &&
-        getrandom(p->content, sizeof p->content, 0) != (ssize_t)sizeof p->content)
-        return mp_fail(MP_ERR_IO, "no random numbers: %s", strerror(errno));
-    return MP_OK;
-}
-
-static mp_status name_probe(const char *dir, probe *p)
-{
-    char name[64];
-
-    snprintf(name, sizeof name, "probe.%02x%02x%02x%02x%02x%02x%02x%02x.tmp", p->content[0],
-             p->content[1], p->content[2], p->content[3], p->content[4], p->content[5],
-             p->content[6], p->content[7]);
-    return mp_path_join(dir, name, &p->path);
-}
-
-static int holds_content(const probe *p)
-{
-    unsigned char found[sizeof p->content];
-    int fd = open(p->path, O_RDWR | O_CLOEXEC), same;
+    struct stat info;
+    char buffer[4096];
+    uint32_t crc = 0;
+    int fd = open(p->path, p->flags | O_CLOEXEC), same;
+    int64_t at = 0;
 
     if (fd < 0) return 0;
-    same = read(fd, found, sizeof found) == (ssize_t)sizeof found &&
-           memcmp(found, p->content, sizeof found) == 0;
+    same = fstat(fd, &info) == 0 && info.st_size == p->bytes;
+    while (same && at < p->bytes) {
+        ssize_t got = read(fd, buffer, sizeof buffer);
+
+        same = got > 0;
+        if (same) crc = mp_crc32c(crc, buffer, (size_t)got);
+        at += got;
+    }
     close(fd);
-    return same;
+    return same && crc == p->crc;
 }
 
 static int is_seen(const probe *p)
 {
     const struct timespec wait = {.tv_nsec = WAIT_NS};
 
-    for (int i = 0; i < LOOKS; i++) {
-        if (holds_content(p)) return 1;
-        nanosleep(&wait, NULL);
+    for (int i = 0; i < p->looks; i++) {
+        if (i > 0) nanosleep(&wait, NULL);
+        if (is_probe(p)) return 1;
     }
     return 0;
 }
 
-/* Whether this rank sees the directory.  Collective; agreed. */
-static mp_status look(const mp_comm *comm, const char *dir, int *sees)
+/* A file of random name, so that nobody has looked for it before, and of random content.  Collective;
+ * agreed. */
+static mp_status make_probe(const mp_comm *comm, const char *dir, probe *p)
 {
-    probe p = {.path = NULL};
-    mp_status st;
+    unsigned char content[32] = {0};
+    char name[64];
+    mp_status st = MP_OK;
 
-    MP_TRY(mp_comm_agree(comm, make_content(comm, &p)));
-    MP_TRY(mp_comm_bcast(comm, p.content, sizeof p.content, 0));
-    st = name_probe(dir, &p);
-    if (st == MP_OK && comm->rank == 0)
-        st = mp_file_write(p.path, (const char *)p.content, sizeof p.content);
-    MP_GO(mp_comm_agree(comm, st));
-    *sees = comm->rank == 0 || is_seen(&p);
-    MP_GO(mp_comm_agree(comm, MP_OK)); /* all have looked */
-    if (comm->rank == 0) unlink(p.path);
-out:
-    mp_free(p.path);
-    return st;
+    if (comm->rank == 0 && getrandom(content, sizeof content, 0) != (ssize_t)sizeof content)
+        st = mp_fail(MP_ERR_IO, "no random numbers: %s", strerror(errno));
+    MP_TRY(mp_comm_agree(comm, st));
+    MP_TRY(mp_comm_bcast(comm, content, sizeof content, 0));
+    *p = (probe){.crc = mp_crc32c(0, content, sizeof content),
+                 .bytes = sizeof content,
+                 .flags = O_RDWR,
+                 .looks = LOOKS};
+    snprintf(name, sizeof name, "probe.%02x%02x%02x%02x%02x%02x%02x%02x.tmp", content[0],
+             content[1], content[2], content[3], content[4], content[5], content[6], content[7]);
+    st = mp_path_join(dir, name, &p->path);
+    if (st == MP_OK && comm->rank == 0) st = mp_file_write(p->path, content, sizeof content);
+    return mp_comm_agree(comm, st);
+}
+
+/* A file that is there already.  Collective; agreed. */
+static mp_status take_probe(const mp_comm *comm, const char *path, probe *p)
+{
+    char *content = NULL;
+    size_t length = 0;
+    mp_status st = mp_strdup(path, &p->path);
+
+    p->flags = O_RDONLY;
+    p->looks = 1;
+    if (st == MP_OK && comm->rank == 0) st = mp_file_read(path, FILE_LIMIT, &content, &length);
+    p->crc = mp_crc32c(0, content, length);
+    p->bytes = (int64_t)length;
+    mp_free(content);
+    MP_TRY(mp_comm_agree(comm, st));
+    MP_TRY(mp_comm_bcast(comm, &p->crc, sizeof p->crc, 0));
+    return mp_comm_bcast(comm, &p->bytes, sizeof p->bytes, 0);
 }
 
 /* server_of holds 1 for the ranks that see the directory. */
@@ -120,13 +135,13 @@ static void say(const mp_io *io, const char *dir)
            used < sizeof text - 32 ? "" : ", ...");
 }
 
-static mp_status fill(mp_io *io, const char *dir)
+/* Which ranks see the probe. */
+static mp_status fill(mp_io *io, const probe *p)
 {
     const mp_comm *comm = io->comm;
-    int sees = 0;
+    int sees = comm->rank == 0 || is_seen(p);
 
     MP_TRY(mp_comm_agree(comm, MP_NEW(io->server_of, 2 * (int64_t)comm->size, "a table of ranks")));
-    MP_TRY(look(comm, dir, &sees));
     MP_TRY(mp_mpi_check(MPI_Allgather(&sees, 1, MPI_INT, io->server_of, 1, MPI_INT, comm->mpi),
                         "finding the ranks that see a directory"));
     appoint(io);
@@ -134,7 +149,7 @@ static mp_status fill(mp_io *io, const char *dir)
                         "gathering the ranks that see a directory");
 }
 
-mp_status mp_io_open(const mp_comm *comm, const char *dir, mp_io **io)
+static mp_status create(const mp_comm *comm, const probe *p, mp_io **io)
 {
     mp_io *made = NULL;
     mp_status st;
@@ -143,12 +158,33 @@ mp_status mp_io_open(const mp_comm *comm, const char *dir, mp_io **io)
     made->comm = comm;
     made->mpi = MPI_COMM_NULL;
     made->place = -1;
-    MP_GO(fill(made, dir));
-    say(made, dir);
+    MP_GO(fill(made, p));
     *io = made;
     made = NULL;
 out:
     mp_io_close(made);
+    return st;
+}
+
+mp_status mp_io_open(const mp_comm *comm, const char *dir, mp_io **io)
+{
+    probe p = {.path = NULL};
+    mp_status st = make_probe(comm, dir, &p);
+
+    if (st == MP_OK) st = create(comm, &p, io);
+    if (comm->rank == 0 && p.path != NULL) unlink(p.path);
+    mp_free(p.path);
+    if (st == MP_OK) say(*io, dir);
+    return st;
+}
+
+mp_status mp_io_of_file(const mp_comm *comm, const char *path, mp_io **io)
+{
+    probe p = {.path = NULL};
+    mp_status st = take_probe(comm, path, &p);
+
+    if (st == MP_OK) st = create(comm, &p, io);
+    mp_free(p.path);
     return st;
 }
 

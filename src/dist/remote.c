@@ -8,15 +8,16 @@
 
 enum { JSON_LIMIT = 16 << 20 };
 
-/* `bytes` of rank 0, and their number, to all; *data is made on the others (mp_free). */
-static mp_status send_buffer(const mp_comm *comm, void **data, int64_t *bytes)
+mp_status mp_remote_bytes(const mp_comm *comm, mp_status mine, char **bytes, size_t *length)
 {
     mp_status st = MP_OK;
 
-    MP_TRY(mp_comm_bcast(comm, bytes, sizeof *bytes, 0));
-    if (comm->rank != 0) st = mp_alloc(data, *bytes, 1, 0, "what rank 0 has read");
+    MP_TRY(mp_comm_agree(comm, mine));
+    MP_TRY(mp_comm_bcast(comm, length, sizeof *length, 0));
+    if (comm->rank != 0)
+        st = mp_alloc((void **)bytes, (int64_t)*length + 1, 1, 1, "what rank 0 has read");
     MP_TRY(mp_comm_agree(comm, st));
-    return mp_comm_bcast(comm, *data, (size_t)*bytes, 0);
+    return mp_comm_bcast(comm, *bytes, *length, 0);
 }
 
 mp_status mp_remote_json(const mp_comm *comm, const char *path, json_t **object)
@@ -24,14 +25,11 @@ mp_status mp_remote_json(const mp_comm *comm, const char *path, json_t **object)
     json_t *made = NULL;
     char *text = NULL;
     size_t length = 0;
-    int64_t bytes;
     mp_status st = MP_OK;
 
     if (comm->rank == 0) st = mp_file_read(path, JSON_LIMIT, &text, &length);
-    MP_GO(mp_comm_agree(comm, st));
-    bytes = (int64_t)length;
-    MP_GO(send_buffer(comm, (void **)&text, &bytes));
-    MP_GO(mp_comm_agree(comm, mp_json_parse(text, (size_t)bytes, path, &made)));
+    MP_GO(mp_remote_bytes(comm, st, &text, &length));
+    MP_GO(mp_comm_agree(comm, mp_json_parse(text, length, path, &made)));
     *object = made;
     made = NULL;
 out:
@@ -81,19 +79,20 @@ static char *texts_of(mp_tensor_info *infos, int64_t count)
 }
 
 /* Rank 0: the list as it is sent. */
-static mp_status pack(const mp_source *source, mp_tensor_info **infos, int64_t *bytes)
+static mp_status pack(const mp_source *source, char **bytes, size_t *length)
 {
+    mp_tensor_info *infos;
     char *text;
 
-    *bytes = source->count * (int64_t)sizeof(mp_tensor_info) + (int64_t)(strlen(source->path) + 1);
+    *length = (size_t)source->count * sizeof *infos + strlen(source->path) + 1;
     for (int64_t i = 0; i < source->count; i++)
-        *bytes += (int64_t)(strlen(source->at(source->self, i)->name) + 1);
-    MP_TRY(mp_alloc((void **)infos, *bytes, 1, 0, "the list of tensors"));
-    text = texts_of(*infos, source->count);
-    text = stpcpy(text, source->path) + 1;
+        *length += strlen(source->at(source->self, i)->name) + 1;
+    MP_TRY(mp_alloc((void **)bytes, (int64_t)*length, 1, 0, "the list of tensors"));
+    infos = (mp_tensor_info *)*bytes;
+    text = stpcpy(texts_of(infos, source->count), source->path) + 1;
     for (int64_t i = 0; i < source->count; i++) {
-        (*infos)[i] = *source->at(source->self, i);
-        text = stpcpy(text, (*infos)[i].name) + 1;
+        infos[i] = *source->at(source->self, i);
+        text = stpcpy(text, infos[i].name) + 1;
     }
     return MP_OK;
 }
@@ -129,21 +128,17 @@ out:
 
 mp_status mp_remote_source(const mp_comm *comm, mp_source **source)
 {
-    mp_tensor_info *infos = NULL;
     mp_source *made = NULL;
-    int64_t count = 0, bytes = 0;
-    mp_status st = MP_OK;
+    char *bytes = NULL;
+    size_t length = 0;
+    int64_t count = comm->rank == 0 ? (*source)->count : 0;
+    mp_status st = comm->rank == 0 ? pack(*source, &bytes, &length) : MP_OK;
 
-    if (comm->rank == 0) {
-        count = (*source)->count;
-        st = pack(*source, &infos, &bytes);
-    }
-    MP_GO(mp_comm_agree(comm, st));
+    MP_GO(mp_remote_bytes(comm, st, &bytes, &length));
     MP_GO(mp_comm_bcast(comm, &count, sizeof count, 0));
-    MP_GO(send_buffer(comm, (void **)&infos, &bytes));
     if (comm->rank != 0) {
-        st = unpack(infos, count, &made);
-        if (st == MP_OK) infos = NULL;
+        st = unpack((mp_tensor_info *)bytes, count, &made);
+        if (st == MP_OK) bytes = NULL;
     }
     MP_GO(mp_comm_agree(comm, st));
     if (comm->rank == 0)
@@ -153,7 +148,7 @@ mp_status mp_remote_source(const mp_comm *comm, mp_source **source)
     made = NULL;
 out:
     mp_source_close(&made);
-    mp_free(infos);
+    mp_free(bytes);
     return st;
 }
 

@@ -315,8 +315,7 @@ static mp_status compress_all(run *r)
     mp_status st = MP_OK;
 
     r->clock_before = r->runner.clock; /* a block's figures are its own */
-    if (r->kept_blocks > 0 && !is_dense) st = mp_checkpoint_open_blocks(r->job->out, &there);
-    MP_GO(mp_comm_agree(r->comm, st));
+    if (r->kept_blocks > 0 && !is_dense) MP_GO(mp_checkpoint_share_blocks(r->checkpoint, &there));
     MP_GO(resume_hidden(r, &first));
     MP_GO(compress_from(r, first, is_dense ? r->source : there));
 out:
@@ -368,7 +367,8 @@ static mp_status finish(run *r)
     mp_runner_close(&r->runner); /* the evaluation needs a block and hidden states of its own */
     mp_hidden_free(r->runner.hidden);
     r->runner.hidden = NULL;
-    MP_GO(mp_model_share(r->comm, r->job->out, MP_MODEL_AUTO, &compressed, &assets));
+    MP_GO(mp_model_share(r->comm, r->job->out, mp_checkpoint_io(r->checkpoint), &compressed,
+                         &assets));
     MP_GO(mp_comm_agree(r->comm, mp_model_size_of(compressed, &r->size)));
     MP_GO(evaluate(r, compressed, &r->after));
     MP_GO(report_write(r)); /* should the export fail, the run is complete without it */

@@ -112,7 +112,7 @@ static mp_status make_factors(run *r, const table *t, const char *dir, mp_source
     MP_GO(
         mp_checkpoint_create(r->comm, dir, r->assets, &r->arch, r->source, record, 0, &checkpoint));
     MP_GO(write_factors(r, t, checkpoint));
-    MP_GO(mp_model_share(r->comm, dir, MP_MODEL_AUTO, factors, &assets));
+    MP_GO(mp_model_share(r->comm, dir, mp_checkpoint_io(checkpoint), factors, &assets));
 out:
     mp_checkpoint_free(checkpoint);
     mp_free(assets);
