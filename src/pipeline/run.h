@@ -70,6 +70,17 @@ mp_status selection_check(const selection *s, const mp_job *job, const mp_arch *
  * not. */
 int selection_of_block(const selection *s, const mp_arch *arch, int64_t block, int *skip);
 
+/* run_model.c: the model and what it says together with the options; the nodes of the run, by what they
+ * have to share.  Collective; agreed. */
+mp_status run_open_model(run *r);
+
+/* run_model.c: r->identity.  Collective; agreed. */
+mp_status run_identify(run *r);
+
+/* run_model.c: weights outside the blocks that are not finite are MP_ERR_FORMAT; each rank looks at its
+ * share.  Collective; agreed. */
+mp_status run_check_outside_blocks(run *r);
+
 /* ranks.c: --ratio, --rank-policy and what follows from them before any data is read; MP_ERR_ARG. */
 mp_status ranks_open(run *r);
 
