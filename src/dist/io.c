@@ -16,7 +16,7 @@
 enum { PIECE = 16 << 20, FILE_LIMIT = 1 << 30 };
 
 /* A network file system may show a new file a moment later. */
-enum { LOOKS = 10, WAIT_NS = 100000000 };
+enum { LOOKS = 6, WAIT_NS = 100000000 };
 
 /* What the ranks look for: a file, and what rank 0 finds in it. */
 typedef struct probe {

@@ -216,6 +216,116 @@ static mp_status a_model_is_read_by_those_that_see_the_same_files(const mp_comm 
     return fixture_with(comm, share_models);
 }
 
+static mp_status same_file(const char *left, const char *right)
+{
+    char *x = NULL, *y = NULL;
+    size_t n = 0, m = 0;
+    mp_status st;
+
+    MP_GO(mp_file_read(left, 1 << 24, &x, &n));
+    MP_GO(mp_file_read(right, 1 << 24, &y, &m));
+    if (n != m || memcmp(x, y, n) != 0)
+        st = mp_fail(MP_ERR_NUMERIC, "%s and %s differ", left, right);
+out:
+    mp_free(x);
+    mp_free(y);
+    return st;
+}
+
+/* A number of each sequence and place in it, whichever rank has it. */
+static float hidden_value(const mp_comm *c, int64_t local, int64_t at)
+{
+    return (float)((c->rank + local * c->size) * 1000 + at);
+}
+
+static mp_status check_hidden(const mp_comm *c, const mp_hidden *h)
+{
+    const int64_t size = h->n_tokens * h->width;
+
+    for (int64_t i = 0; i < h->local; i++)
+        for (int64_t k = 0; k < size; k++)
+            MP_EXPECT(mp_hidden_sequence(h, i)[k] == hidden_value(c, i, k));
+    return MP_OK;
+}
+
+/* The first block, after which hidden states are kept. */
+static mp_status begin_run(const fixture *f, mp_checkpoint *run, mp_hidden *h)
+{
+    for (int64_t i = 0; i < h->local; i++)
+        for (int64_t k = 0; k < h->n_tokens * h->width; k++)
+            mp_hidden_sequence(h, i)[k] = hidden_value(f->comm, i, k);
+    MP_TRY(mp_checkpoint_put_hidden(run, 0, MP_F32, h));
+    return fixture_put_block(f, run, 0);
+}
+
+/* The rest, by a run that goes on where the other one ended. */
+static mp_status end_run(const fixture *f, mp_checkpoint *run, mp_hidden *h)
+{
+    mp_source *blocks = NULL;
+    mp_status st;
+
+    MP_EXPECT(mp_checkpoint_resumed(run) && mp_checkpoint_hidden_block(run) == 0);
+    MP_TRY(mp_checkpoint_get_hidden(run, h));
+    MP_TRY(mp_comm_agree(f->comm, check_hidden(f->comm, h)));
+    MP_TRY(mp_checkpoint_share_blocks(run, &blocks));
+    st = mp_source_find(blocks, "model.layers.0.mlp.up_proj.weight") >= 0 &&
+                 mp_source_find(blocks, "model.layers.1.mlp.up_proj.weight") < 0
+             ? MP_OK
+             : mp_fail(MP_ERR_NUMERIC, "%lld tensors", (long long)blocks->count);
+    mp_source_close(&blocks);
+    MP_TRY(mp_comm_agree(f->comm, st));
+    for (int64_t b = 1; b < f->arch.n_blocks; b++) MP_TRY(fixture_put_block(f, run, b));
+    return mp_checkpoint_finish(run);
+}
+
+/* One part of the run, in a directory that some ranks look for in another place. */
+static mp_status part_of_run(const fixture *f, int blind, int first)
+{
+    mp_checkpoint *run = NULL;
+    mp_hidden *h = NULL;
+    json_t *record = json_pack("{s:{s:i}}", "identity", "seed", 3);
+    char out[160];
+    mp_status st;
+
+    snprintf(out, sizeof out, "%s%s", f->out, blind ? "-not-here" : "");
+    MP_GO(mp_hidden_create(f->comm, 7, 5, 3, &h));
+    MP_GO(mp_checkpoint_create(f->comm, out, f->model, &f->arch, f->source, record,
+                               first ? MP_START_NEW : MP_START_RESUME, &run));
+    MP_GO(first ? begin_run(f, run, h) : end_run(f, run, h));
+out:
+    mp_checkpoint_free(run);
+    mp_hidden_free(h);
+    json_decref(record);
+    return st;
+}
+
+/* Begun where every second rank sees OUT, ended where only rank 0 does. */
+static mp_status write_blind(const fixture *f)
+{
+    char reference[160], name[64], left[256], right[256];
+
+    MP_TRY(part_of_run(f, !sees(f->comm), 1));
+    MP_TRY(part_of_run(f, f->comm->rank > 0, 0));
+    MP_TRY(fixture_same_as_model(f, f->out));
+    snprintf(reference, sizeof reference, "%s/reference", f->scratch);
+    MP_TRY(fixture_run(f, f->comm, reference, 0));
+    for (int64_t b = 0; b < f->arch.n_blocks; b++) {
+        snprintf(name, sizeof name, "blocks/%05lld.h5", (long long)b);
+        snprintf(left, sizeof left, "%s/%s", f->out, name);
+        snprintf(right, sizeof right, "%s/%s", reference, name);
+        MP_TRY(mp_comm_agree(f->comm, same_file(left, right)));
+    }
+    return mp_comm_agree(f->comm,
+                         fixture_has(f->comm, f->scratch, "out-not-here")
+                             ? mp_fail(MP_ERR_NUMERIC, "ranks wrote into a directory of their own")
+                             : MP_OK);
+}
+
+static mp_status a_checkpoint_is_written_for_ranks_that_do_not_see_it(const mp_comm *comm)
+{
+    return fixture_with(comm, write_blind);
+}
+
 const mp_case cases_hosts[] = {
     {"ranks_apart_are_nodes_of_one_host", ranks_apart_are_nodes_of_one_host},
     {"copies_are_kept_only_where_they_fit", copies_are_kept_only_where_they_fit},
@@ -224,5 +334,7 @@ const mp_case cases_hosts[] = {
      a_directory_that_rank_0_does_not_see_is_an_error},
     {"a_model_is_read_by_those_that_see_the_same_files",
      a_model_is_read_by_those_that_see_the_same_files},
+    {"a_checkpoint_is_written_for_ranks_that_do_not_see_it",
+     a_checkpoint_is_written_for_ranks_that_do_not_see_it},
     {NULL, NULL},
 };
