@@ -19,9 +19,11 @@ typedef enum mp_option_type {
 
 enum { MP_OPT_IDENTITY = 1 }; /* the option changes the result: part of a run's identity */
 
+/* `value` is the placeholder in the help, NULL for a flag.  The completion of a shell reads it, too:
+ * FILE, DIR and PATH lie on disk, and "a|b", in lower case, are all values there are. */
 typedef struct mp_option {
-    const char *name;  /* "--seqlen"; without dashes it is a positional argument, in table order */
-    const char *value; /* placeholder in the help, "L"; NULL for a flag */
+    const char *name; /* "--seqlen"; without dashes it is a positional argument, in table order */
+    const char *value;
     const char *help;
     const char
         *fallback; /* the default as text; NULL: a string stays NULL, a positional is required,
@@ -47,6 +49,14 @@ mp_status mp_options_parse(const mp_command_line *line, int argc, char **argv, v
 
 /* The help text of one sub-command. */
 void mp_options_help(const mp_command_line *line, FILE *to);
+
+/* The same as a subsection of a man page (troff, macros of man(7)): synopsis, summary, a paragraph
+ * for each row. */
+void mp_options_manual(const mp_command_line *line, FILE *to);
+
+/* The same for the completion of a shell: one line "[compress]='MODEL --calib=FILE --strict'" of a bash
+ * array, a word for each row: positionals by name, options with the placeholder of their value. */
+void mp_options_completion(const mp_command_line *line, FILE *to);
 
 /* The effective value of one row as text, for reports and the record in a checkpoint. */
 const char *mp_option_text(const mp_option *row, const void *config, char buffer[64]);

@@ -149,7 +149,8 @@ void mp_options_help(const mp_command_line *line, FILE *to)
 
         snprintf(left, sizeof left, "%s%s%s", row->name, row->value != NULL ? " " : "",
                  row->value != NULL ? row->value : "");
-        fprintf(to, "  %-24s %s", left, row->help);
+        fprintf(to, strlen(left) <= 24 ? "  %-24s %s" : "  %s\n                           %s", left,
+                row->help);
         if (row->fallback != NULL && !is_positional(row)) fprintf(to, " [%s]", row->fallback);
         fputc('\n', to);
     }

@@ -26,7 +26,7 @@ static const mp_option rows[] = {
     {"--seqlen", "L", "tokens per window; windows are disjoint, the tail is dropped", "2048",
      MP_OPT_INT, AT(seqlen), 0},
     {"--max-windows", "N", "at most so many windows; 0: all", "0", MP_OPT_INT, AT(max_windows), 0},
-    {"--bos", "WHEN", "auto: where the tokenizer adds it; on: first token of each window; off",
+    {"--bos", "auto|on|off", "auto: where the tokenizer adds it; on: first token of each window",
      "auto", MP_OPT_STRING, AT(bos), 0},
     {"--model-io", "HOW",
      "shared: every rank reads the model; root: rank 0 sends it; auto: as the ranks see it", "auto",

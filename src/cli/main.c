@@ -1,6 +1,7 @@
 /* mpress: one program, one sub-command per task. */
 #include "commands.h"
 
+#include "manual.h"
 #include "mpress/dlinalg.h"
 #include "mpress/linalg.h"
 #include "mpress/log.h"
@@ -26,9 +27,11 @@ static void print_usage(FILE *to)
             MPRESS_VERSION);
     for (int i = 0; i < COMMANDS; i++)
         fprintf(to, "  %-10s %s\n", commands[i]->line->command, commands[i]->line->summary);
-    fprintf(to, "\nmpress COMMAND --help tells the options; mpress --version what it is built on.\n"
-                "Exit codes: 0 done; 64 usage, or does not fit; 65 bad input or numeric failure;\n"
-                "70 internal; 74 input or output; 75 stopped on request.\n");
+    fprintf(to,
+            "\nmpress COMMAND --help tells the options; mpress --version what it is built on.\n"
+            "mpress --man writes the man page, mpress --bash-completion what bash completes from.\n"
+            "Exit codes: 0 done; 64 usage, or does not fit; 65 bad input or numeric failure;\n"
+            "70 internal; 74 input or output; 75 stopped on request.\n");
 }
 
 static void print_version(const mp_comm *comm)
@@ -90,12 +93,22 @@ static mp_status dispatch(const mp_comm *comm, int argc, char **argv)
     return mp_fail(MP_ERR_ARG, "%s: no such command (see 'mpress --help')", argv[1]);
 }
 
+/* The man page and the completion, before there is any MPI. */
+static int print_manual(const char *word)
+{
+    mp_status st = manual_print(word, commands, COMMANDS, stdout);
+
+    if (st != MP_OK) mp_log(MP_LOG_ERROR, "%s", mp_error_message());
+    return mp_exit_code(st);
+}
+
 int main(int argc, char **argv)
 {
     mp_comm *comm = NULL;
     mp_status st;
     int provided;
 
+    if (argc == 2 && manual_knows(argv[1])) return print_manual(argv[1]);
     startup_memory();
     MPI_Init_thread(&argc, &argv, MPI_THREAD_FUNNELED, &provided);
     st = mp_comm_create(MPI_COMM_WORLD, &comm);

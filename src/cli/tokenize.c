@@ -31,10 +31,9 @@ static const mp_option rows[] = {
     {"--separator", "LINE",
      "cases end with this line (and the newline before it); else each line is one", NULL,
      MP_OPT_STRING, AT(separator), 0},
-    {"--bos", "WHEN",
-     "auto: where the tokenizer adds it, never to a case of --stdin; on: at the start; "
-     "off",
-     "auto", MP_OPT_STRING, AT(bos), 0},
+    {"--bos", "auto|on|off",
+     "auto: where the tokenizer adds it, never to a case of --stdin; on: at the start", "auto",
+     MP_OPT_STRING, AT(bos), 0},
     {NULL, NULL, NULL, NULL, MP_OPT_FLAG, 0, 0},
 };
 
