@@ -5,7 +5,8 @@
 set -euo pipefail
 
 packages=(build-essential cmake pkg-config git openmpi-bin libopenmpi-dev libscalapack-openmpi-dev
-    libhdf5-openmpi-dev libopenblas-openmp-dev libdnnl-dev libjansson-dev libpcre2-dev libutf8proc-dev)
+    libhdf5-openmpi-dev libopenblas-openmp-dev libdnnl-dev ocl-icd-opencl-dev libjansson-dev
+    libpcre2-dev libutf8proc-dev) # OpenCL: what libdnnl-dev looks for without depending on it
 if [ "${1:-}" = tests ]; then
     packages+=(libcriterion-dev python3-venv)
 fi
