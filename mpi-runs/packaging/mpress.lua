@@ -18,5 +18,10 @@ end
 
 prepend_path("PATH", pathJoin(prefix, "bin"))
 prepend_path("MANPATH", pathJoin(prefix, "share/man"))
-prepend_path("XDG_DATA_DIRS", pathJoin(prefix, "share")) -- where bash looks for completions
+append_path("MANPATH", "") -- an empty entry: the pages of the system stay
 setenv("MPRESS", pathJoin(prefix, "bin/mpress")) -- what the scripts in mpi-runs start
+
+if myShellName() == "bash" then
+    execute({ cmd = ". " .. pathJoin(prefix, "share/bash-completion/completions/mpress"), modeA = { "load" } })
+    execute({ cmd = "complete -r mpress", modeA = { "unload" } })
+end
