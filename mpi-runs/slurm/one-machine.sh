@@ -8,6 +8,9 @@
 # NODES (2) nodes of CPUS (4) processors each, whatever the machine has; PORT (17817) is the first of NODES + 1
 # ports; SLURM_DIR (default: mpress-slurm-USER in TMPDIR) is the directory.
 #
+# An ordinary user can start it, too.  Root gives each node a host name of its own, which mpirun needs to
+# start ranks on more than one; srun does not.
+#
 # What differs from a cluster: processes are followed by their parents and not by control groups
 # (proctrack/linuxproc), nobody binds tasks to cores (task/none), all nodes share files and memory, and a
 # requeued job starts again after 5 seconds and not after two minutes (cred_expire).
@@ -74,8 +77,10 @@ alive() {
 }
 
 daemons() {
+    local file
+
     echo "$directory/slurmctld.pid"
-    for ((i = 1; i <= nodes; i++)); do echo "$directory/fake$i.pid"; done
+    for file in "$directory"/fake*/; do echo "${file%/}.pid"; done
     echo "$directory/munge/munged.pid"
 }
 
@@ -84,6 +89,7 @@ start() {
         echo "$directory: already running" >&2
         exit 65
     fi
+    rm -rf "$directory"/fake*/
     mkdir -p "$directory/state" "$directory/munge"
     chmod 755 "$directory" "$directory/munge"
     configure
