@@ -14,7 +14,7 @@ complain() {
 version=$(sed -n 's/^project(mpress VERSION \([0-9.]*\) .*/\1/p' CMakeLists.txt)
 grep -qx "version: $version" $packaging/CITATION.cff || complain "CITATION.cff: expected version $version"
 
-for recipe in $packaging/spack_repo/mpress/packages/*/package.py; do
+for recipe in "$packaging"/spack_repo/mpress/packages/*/package.py; do
     python3 -c 'import ast, sys; ast.parse(open(sys.argv[1]).read())' "$recipe" || complain "$recipe: see above"
 done
 # Every switch that the recipe sets is one that CMakeLists.txt knows.

@@ -13,7 +13,7 @@
 #
 # What differs from a cluster: processes are followed by their parents and not by control groups
 # (proctrack/linuxproc), nobody binds tasks to cores (task/none), all nodes share files and memory, and a
-# requeued job starts again after 5 seconds and not after two minutes (cred_expire).
+# requeued job starts again after 15 seconds and not after two minutes (cred_expire).
 set -euo pipefail
 
 nodes=${NODES:-2} cpus=${CPUS:-4} port=${PORT:-17817}
