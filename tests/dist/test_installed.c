@@ -89,9 +89,10 @@ Test(installed, page_and_completion_have_every_row_of_every_command, .timeout = 
 Test(installed, page_tells_what_is_not_in_the_tables, .timeout = 60)
 {
     static const char *const words[] = {
-        "\n.TH MPRESS 1 ", "\n.B 0\n",   "\n.B 64\n",     "\n.B 65\n",       "\n.B 70\n",
-        "\n.B 74\n",       "\n.B 75\n",  ".SH SIGNALS",   "OMP_NUM_THREADS", "OUT/hf/",
-        "OUT/report.json", "OUT/blocks", "journal.jsonl", ".SH EXAMPLES",    "mpirun \\-n"};
+        "\n.TH MPRESS 1 ", "\n.B 0\n",   "\n.B 64\n",       "\n.B 65\n",  "\n.B 70\n",
+        "\n.B 74\n",       "\n.B 75\n",  ".SH SIGNALS",     ".B SIGUSR1", "OUT/stop",
+        "OMP_NUM_THREADS", "OUT/hf/",    "OUT/report.json", "OUT/blocks", "journal.jsonl",
+        ".SH EXAMPLES",    "mpirun \\-n"};
     static struct outcome o;
 
     run_shell(&o, "echo && " PROGRAM " --man");
