@@ -28,9 +28,8 @@ static const mp_option rows[] = {
     {"--max-windows", "N", "at most so many windows; 0: all", "0", MP_OPT_INT, AT(max_windows), 0},
     {"--bos", "auto|on|off", "auto: where the tokenizer adds it; on: first token of each window",
      "auto", MP_OPT_STRING, AT(bos), 0},
-    {"--model-io", "HOW",
-     "shared: every rank reads the model; root: rank 0 sends it; auto: as the ranks see it", "auto",
-     MP_OPT_STRING, AT(model_io), 0},
+    {"--model-io", "auto|shared|root", "shared: every rank reads the model; root: rank 0 sends it",
+     "auto", MP_OPT_STRING, AT(model_io), 0},
     {"--json", NULL, "print JSON alone", NULL, MP_OPT_FLAG, AT(json), 0},
     {NULL, NULL, NULL, NULL, MP_OPT_FLAG, 0, 0},
 };

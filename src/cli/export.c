@@ -19,7 +19,7 @@ static const mp_option rows[] = {
     {"DIR", NULL, "Hugging Face directory to make", NULL, MP_OPT_STRING, AT(dir), 0},
     {"--dense", NULL, "multiply low-rank factors out: larger, and any loader takes it", NULL,
      MP_OPT_FLAG, AT(dense), 0},
-    {"--model-io", "HOW",
+    {"--model-io", "auto|shared|root",
      "shared: every rank reads OUT; root: rank 0 alone; auto: as the ranks see it", "auto",
      MP_OPT_STRING, AT(model_io), 0},
     {NULL, NULL, NULL, NULL, MP_OPT_FLAG, 0, 0},
