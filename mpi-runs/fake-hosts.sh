@@ -25,6 +25,13 @@ if [ ! -x "$mpress" ]; then
     exit 64
 fi
 
+for tool in ip unshare nsenter; do
+    if ! command -v $tool >/dev/null; then
+        echo "no fake hosts here: $tool is missing (packages iproute2, util-linux)" >&2
+        exit 77
+    fi
+done
+
 # A network and mounts of our own, and processes that end with the first of them: this script.
 if [ -z "${FAKE_HOSTS_INSIDE:-}" ]; then
     apart=(--net --mount --pid --fork --kill-child --mount-proc)
@@ -76,7 +83,7 @@ make_host() {
     echo $pid >"hosts/$2"
     ip link add "port$1" type veth peer name eth0 netns $pid
     ip link set "port$1" master switch up
-    ./on "$2" "hostname $2
+    ./on "$2" "set -e; hostname $2
         ip link set lo up && ip address add 10.77.0.$1/24 dev eth0 && ip link set eth0 up
         mount -t tmpfs tmpfs '$stage/disk' && mount -t tmpfs tmpfs /dev/shm"
     if [ -n "${BANDWIDTH:-}" ]; then
@@ -98,11 +105,12 @@ first=${names[0]}
 ./on "$first" "cp -rL '$model' disk/model && cp '$calib' 'disk/$(basename "$calib")'"
 
 echo "== $ranks ranks on one host"
-mpirun -n "$ranks" "$mpress" compress "$model" one --calib "$calib" "$@"
+own=(--mca orte_tmpdir_base "$stage/disk") # what MPI itself puts on a disk
+mpirun "${own[@]}" -n "$ranks" "$mpress" compress "$model" one --calib "$calib" "$@"
 
 echo "== $ranks ranks on ${#names[@]} hosts: $(printf '%s ' "${names[@]}")"
-mpirun --mca plm_rsh_agent "$stage/on" --hostfile "$hostfile" -n "$ranks" \
-    --mca orte_tmpdir_base "$stage/disk" --mca btl tcp,vader,self \
+mpirun "${own[@]}" --mca plm_rsh_agent "$stage/on" --hostfile "$hostfile" -n "$ranks" \
+    --mca btl tcp,vader,self \
     --mca oob_tcp_if_include 10.77.0.0/24 --mca btl_tcp_if_include 10.77.0.0/24 \
     "$mpress" compress disk/model disk/out --calib "disk/$(basename "$calib")" "$@"
 

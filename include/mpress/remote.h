@@ -22,9 +22,6 @@ mp_status mp_remote_json(const mp_comm *comm, const char *path, json_t **object)
  * Collective; the status is agreed; on error *source is as it was. */
 mp_status mp_remote_source(const mp_comm *comm, mp_source **source);
 
-/* The ranks that can read are 0 .. this - 1. */
-int mp_remote_readers(const mp_comm *comm, const mp_source *source);
-
 /* Which of `count` things of a source this rank is to read, where each is read once. */
 void mp_remote_share(const mp_comm *comm, const mp_source *source, int64_t count, int64_t *begin,
                      int64_t *end);

@@ -152,13 +152,10 @@ out:
     return st;
 }
 
-int mp_remote_readers(const mp_comm *comm, const mp_source *source)
-{
-    return source->readers == MP_READ_BY_ROOT ? 1 : comm->size;
-}
-
 void mp_remote_share(const mp_comm *comm, const mp_source *source, int64_t count, int64_t *begin,
                      int64_t *end)
 {
-    mp_share(count, 1, comm->rank, mp_remote_readers(comm, source), begin, end);
+    const int readers = source->readers == MP_READ_BY_ROOT ? 1 : comm->size;
+
+    mp_share(count, 1, comm->rank, readers, begin, end); /* nothing from `readers` on */
 }

@@ -93,7 +93,7 @@ mp_status report_start(const run *r)
            r->comm->size, 1e-9 * r->gemm_flops);
     return log_event(r, "start",
                      json_pack("{s:i, s:i, s:f}", "ranks", r->comm->size, "nodes",
-                               r->comm->node_count, "gemm_gflops", 1e-9 * r->gemm_flops));
+                               r->comm->host_count, "gemm_gflops", 1e-9 * r->gemm_flops));
 }
 
 /* The phases since the last block: what they took, and their share of the GEMM rate. */

@@ -151,6 +151,7 @@ Test(hosts, ranks_keep_copies_where_shared_memory_is_too_small, .timeout = 300)
     run_shell(&o, command);
     if (o.code != 0) {
         scratch_remove(scratch);
+        fprintf(stderr, "skipped: no namespaces: %s", o.text);
         cr_skip_test("skipped: no namespaces: %s", o.text);
     }
     run_reference("");
@@ -175,7 +176,10 @@ Test(hosts, four_hosts_without_a_common_file_system_give_the_bytes_of_one, .time
     run_shell(&o, "MPRESS=" PROGRAM " timeout -k 5 200 " MPRESS_SOURCE
                   "/mpi-runs/fake-hosts.sh $M $G/calib.safetensors --nsamples 2 2>&1 </dev/null");
     scratch_remove(scratch);
-    if (o.code == 77) cr_skip_test("skipped: %s", o.text);
+    if (o.code == 77) {
+        fprintf(stderr, "skipped: %s", o.text);
+        cr_skip_test("skipped: %s", o.text);
+    }
     cr_assert_eq(o.code, 0, "exit code %d: %s", o.code, o.text);
     expect_text(&o, "4 ranks on 4 nodes (1 each), 1 thread each");
     expect_text(&o, "disk/model: rank 0 reads it and sends it on, because 3 of 4 ranks");
