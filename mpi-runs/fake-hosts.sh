@@ -59,6 +59,7 @@ hostfile=$(realpath "${HOSTFILE:-$here/../hostfiles/fake}")
 model=$(realpath "$1") calib=$(realpath "$2")
 shift 2
 mount -t tmpfs tmpfs "$stage"
+mount -t tmpfs tmpfs /dev/shm # MPI names its files there by process ids, which two scripts may share
 mkdir "$stage/hosts" "$stage/disk"
 cd "$stage"
 
