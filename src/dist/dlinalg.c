@@ -11,6 +11,7 @@ int Csys2blacs_handle(MPI_Comm comm);
 void Cfree_blacs_system_handle(int handle);
 void Cblacs_gridmap(int *context, int *map, int ld, int rows, int cols);
 void Cblacs_gridexit(int context);
+void Cblacs_set(int context, int what, int *value);
 void pdpotrf_(const char *, const int *, double *, const int *, const int *, const int *, int *);
 void pdtran_(const int *, const int *, const double *, const double *, const int *, const int *,
              const int *, const double *, double *, const int *, const int *, const int *);
@@ -34,6 +35,8 @@ mp_status mp_dist_open_members(mp_dmat *m)
 
 mp_status mp_dist_open_context(mp_dmat *m)
 {
+    enum { REPEATABLE = 15 }; /* sums in an order that does not depend on who comes first */
+    int yes = 1;
     int map[4096]; /* column-major, as BLACS reads it; ranks of `members` */
     int handle;
 
@@ -49,6 +52,7 @@ mp_status mp_dist_open_context(mp_dmat *m)
     m->context = handle;
     Cblacs_gridmap(&m->context, map, m->grid.rows, m->grid.rows, m->grid.cols);
     Cfree_blacs_system_handle(handle);
+    Cblacs_set(m->context, REPEATABLE, &yes);
     return MP_OK;
 }
 
