@@ -106,8 +106,9 @@ mp_status mp_select_kth(const mp_comm *comm, const float *score, int64_t columns
     uint32_t *prefix = NULL;
     mp_status st;
 
-    MP_GO(MP_NEW(buckets, (int64_t)parts * BUCKETS, "histograms"));
-    MP_GO(MP_NEW(prefix, parts, "thresholds"));
+    st = MP_NEW(buckets, (int64_t)parts * BUCKETS, "histograms");
+    if (st == MP_OK) st = MP_NEW(prefix, parts, "thresholds");
+    MP_GO(mp_comm_agree(comm, st));
     for (int p = 0; p < parts; p++) smaller[p] = 0;
     for (int digit = 0; digit < 3; digit++) {
         memset(buckets, 0, (size_t)parts * BUCKETS * sizeof *buckets);

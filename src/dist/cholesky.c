@@ -102,8 +102,10 @@ mp_status mp_dist_cholesky_exact(mp_dmat *matrix, int64_t *failed_at)
     mp_status st;
 
     MP_TRY(mp_dist_open_members(matrix));
-    MP_GO(MP_NEW_RAW(p[0].values, matrix->order * matrix->nb, "a panel of a factor"));
-    MP_GO(MP_NEW_RAW(p[1].values, matrix->order * matrix->nb, "a panel of a factor"));
+    st = MP_NEW_RAW(p[0].values, matrix->order * matrix->nb, "a panel of a factor");
+    if (st == MP_OK)
+        st = MP_NEW_RAW(p[1].values, matrix->order * matrix->nb, "a panel of a factor");
+    MP_GO(mp_grid_agree(matrix, st));
     st = factorise(matrix, p, failed_at);
 out:
     mp_free(p[0].values);

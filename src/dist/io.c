@@ -32,10 +32,10 @@ static int is_probe(const probe *p)
     struct stat info;
     char buffer[4096];
     uint32_t crc = 0;
-    int fd = open(p->path, p->flags | O_CLOEXEC), same;
+    int fd, same;
     int64_t at = 0;
 
-    if (fd < 0) return 0;
+    if (mp_file_open(p->path, p->flags, &fd) != MP_OK) return 0;
     same = fstat(fd, &info) == 0 && info.st_size == p->bytes;
     while (same && at < p->bytes) {
         ssize_t got = read(fd, buffer, sizeof buffer);
@@ -152,12 +152,10 @@ static mp_status fill(mp_io *io, const probe *p)
 static mp_status create(const mp_comm *comm, const probe *p, mp_io **io)
 {
     mp_io *made = NULL;
-    mp_status st;
+    mp_status st = MP_NEW(made, 1, "the ranks that see a directory");
 
-    MP_GO(mp_comm_agree(comm, MP_NEW(made, 1, "the ranks that see a directory")));
-    made->comm = comm;
-    made->mpi = MPI_COMM_NULL;
-    made->place = -1;
+    if (st == MP_OK) *made = (mp_io){.comm = comm, .mpi = MPI_COMM_NULL, .place = -1};
+    MP_GO(mp_comm_agree(comm, st));
     MP_GO(fill(made, p));
     *io = made;
     made = NULL;

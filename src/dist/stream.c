@@ -82,11 +82,11 @@ mp_status mp_stream_create(const mp_dmat *matrix, mp_half half, int64_t first, i
 
     MP_GO(MP_NEW(s, 1, "a stream of tile columns"));
     *s = (mp_stream){.matrix = matrix, .half = half, .next = first, .step = step};
+    s->slots[0].tile = s->slots[1].tile = -1;
     MP_GO(MP_NEW_RAW(s->column, matrix->nb * matrix->order, "a tile column"));
     for (int i = 0; i < 2; i++) {
         MP_GO(MP_NEW_RAW(s->slots[i].packed, matrix->nb * matrix->order, "a tile column"));
         MP_GO(MP_NEW(s->slots[i].requests, matrix->grid.rows, "requests"));
-        s->slots[i].tile = -1;
     }
     if (matrix->nb * matrix->order > INT32_MAX)
         st = mp_fail(MP_ERR_NOFIT, "a column of %lld x %lld numbers does not fit one message",

@@ -175,8 +175,7 @@ mp_status head_own_tokens(const mp_comm *comm, const mp_windows *windows, const 
     int32_t *window = NULL;
     mp_status st;
 
-    MP_TRY(mp_comm_agree(comm, MP_NEW_RAW(window, n, "a window of tokens")));
-    st = MP_OK;
+    st = mp_comm_agree(comm, MP_NEW_RAW(window, n, "a window of tokens"));
     for (int64_t s = 0; s < hidden->n_sequences && st == MP_OK; s++) {
         for (int64_t t = 0; t < n && comm->rank == 0; t++) window[t] = windows->tokens[s * n + t];
         st = mp_comm_bcast(comm, window, (size_t)n * sizeof *window, 0);

@@ -249,7 +249,7 @@ mp_status mp_json_dump(const json_t *value, int compact, char **text)
     mp_status st;
 
     if (dumped == NULL)
-        return mp_fail(MP_ERR_INTERNAL, "a JSON value could not be written: out of memory");
+        return mp_fail(MP_ERR_NOMEM, "a JSON value could not be written: out of memory");
     shorten_reals(dumped);
     st = mp_strdup(dumped, text);
     free(dumped);

@@ -6,6 +6,7 @@
 #include "mpress/memory.h"
 #include "mpress/simd.h"
 
+#include <omp.h>
 #include <string.h>
 
 /* Makes the diagonal tile of a column of the upper half one half of H's: the strictly upper part (the
@@ -46,25 +47,21 @@ static mp_status add_strip(const mp_dmat *h, const float *column, int64_t length
     return MP_OK;
 }
 
+/* products: a strip of nb columns for every thread. */
 static mp_status add_block(const mp_problem *p, const float *column, int64_t length, int64_t begin,
-                           const float *x, double *energy)
+                           const float *x, float *products, double *energy)
 {
+    const mp_dmat *h = p->moment->matrix;
     int failed = 0;
 
-#pragma omp parallel reduction(| : failed)
-    {
-        float *product = NULL;
-
-        failed = MP_NEW_RAW(product, p->moment->matrix->nb * MP_STRIP, "a product") != MP_OK;
-#pragma omp for schedule(dynamic)
-        for (int64_t i = 0; i < p->strips; i++)
-            if (!failed)
-                failed |=
-                    add_strip(p->moment->matrix, column, length,
-                              x + (i * p->order + begin) * MP_STRIP, product, &energy[i]) != MP_OK;
-        mp_free(product);
-    }
-    return failed ? mp_fail(MP_ERR_NOMEM, "no memory to measure the error of a layer") : MP_OK;
+#pragma omp parallel for schedule(dynamic) reduction(| : failed)
+    for (int64_t i = 0; i < p->strips; i++)
+        failed |=
+            add_strip(h, column, length, x + (i * p->order + begin) * MP_STRIP,
+                      products + omp_get_thread_num() * h->nb * MP_STRIP, &energy[i]) != MP_OK;
+    return failed
+               ? mp_fail(MP_ERR_NOFIT, "a strip of %d rows does not fit the BLAS library", MP_STRIP)
+               : MP_OK;
 }
 
 mp_status mp_layer_energy(const mp_problem *p, const float *x, double *energy)
@@ -72,9 +69,11 @@ mp_status mp_layer_energy(const mp_problem *p, const float *x, double *energy)
     const mp_dmat *h = p->moment->matrix;
     mp_stream *stream = NULL;
     double *strips = NULL;
+    float *products = NULL;
     mp_status st;
 
     st = MP_NEW(strips, p->strips, "energies of strips");
+    if (st == MP_OK) st = MP_NEW_RAW(products, mp_threads() * h->nb * MP_STRIP, "products");
     MP_GO(mp_comm_agree(p->comm, st));
     MP_GO(mp_stream_create(h, MP_UPPER_HALF, h->tiles - 1, -1, &stream));
     for (int64_t begin = 0; begin < p->order; begin += h->nb) {
@@ -83,11 +82,12 @@ mp_status mp_layer_energy(const mp_problem *p, const float *x, double *energy)
 
         MP_GO(mp_stream_next(stream, &column, &length));
         halve_diagonal_tile(p->moment, column, length, begin);
-        MP_GO(add_block(p, column, length, begin, x, strips));
+        MP_GO(add_block(p, column, length, begin, x, products, strips));
     }
     MP_GO(mp_sum_strips(p, strips, energy));
 out:
     mp_stream_free(stream);
+    mp_free(products);
     mp_free(strips);
     return st;
 }

@@ -81,8 +81,9 @@ static mp_status take_off_mean(const metric *m, const mp_drect *w, mp_drect *y)
     const mp_channels *c = m->moment->channels;
     int64_t order = m->moment->order;
     double *output = NULL;
+    mp_status st;
 
-    MP_TRY(mp_grid_agree(y->on, MP_NEW(output, w->rows, "mean outputs")));
+    MP_GO(mp_grid_agree(y->on, MP_NEW(output, w->rows, "mean outputs")));
     for (int64_t j = 0; j < w->local_cols; j++) {
         int64_t channel = order - 1 - mp_drect_col(w, j);
 
@@ -98,8 +99,9 @@ static mp_status take_off_mean(const metric *m, const mp_drect *w, mp_drect *y)
         for (int64_t i = 0; i < y->local_rows && channel < c->n; i++)
             y->data[j * y->local_rows + i] -= output[mp_drect_row(y, i)] * c->sum[channel];
     }
+out:
     mp_free(output);
-    return MP_OK;
+    return st;
 }
 
 static mp_status check_finite(const mp_drect *gram, const char *name)

@@ -15,6 +15,7 @@
 #include "mpress/simd.h"
 
 #include <math.h>
+#include <omp.h>
 #include <string.h>
 
 static mp_status fits(const mp_method_options *options, const char *name, int64_t d_in)
@@ -36,6 +37,10 @@ typedef struct sweep {
     double damped;   /* what the damping added to the diagonal of H */
     float *score;    /* [strips][nb][MP_STRIP] (w / U_jj)^2: unstructured only */
     float threshold[MP_MAX_LINEARS];
+
+    /* a strip each for every thread, [threads][nb][MP_STRIP] */
+    float *gathered; /* D[:, before B] R[before B, B], transposed; scores after */
+    unsigned char *prune;
 } sweep;
 
 static void sweep_close(sweep *s)
@@ -43,15 +48,21 @@ static void sweep_close(sweep *s)
     mp_free(s->u);
     mp_free(s->inverse);
     mp_free(s->score);
+    mp_free(s->gathered);
+    mp_free(s->prune);
 }
 
-static mp_status sweep_open(sweep *s, const mp_method_options *options, mp_problem *problem)
+static mp_status sweep_open(sweep *s, const mp_method_options *options, double damping,
+                            mp_problem *problem)
 {
-    int64_t nb = options->blocksize;
+    int64_t nb = options->blocksize, strips = mp_threads() * MP_STRIP;
 
     *s = (sweep){.options = options, .problem = problem, .nb = nb};
+    MP_TRY(mp_damping_amount(problem->moment, damping, &s->damped));
     MP_TRY(MP_NEW(s->u, nb * nb, "a block of the factor"));
     MP_TRY(MP_NEW(s->inverse, nb * nb, "a block of the factor"));
+    MP_TRY(MP_NEW(s->gathered, strips * nb, "updates of strips"));
+    MP_TRY(MP_NEW(s->prune, strips * nb, "masks of strips"));
     if (options->pattern.m != 0) return MP_OK;
     return MP_NEW(s->score, problem->strips * nb * MP_STRIP, "scores of a block");
 }
@@ -157,10 +168,10 @@ static double sweep_groups(const sweep *s, float *w, float *score, unsigned char
     return loss;
 }
 
-/* Buffers of one thread. */
+/* Buffers of one thread, [nb][MP_STRIP]. */
 typedef struct workspace {
-    float *gathered; /* [nb][MP_STRIP] D[:, before B] R[before B, B], transposed; scores after */
-    unsigned char *prune; /* [nb][MP_STRIP] */
+    float *gathered;
+    unsigned char *prune;
 } workspace;
 
 /* Part `p` of the problem that strip `strip` belongs to. */
@@ -237,10 +248,9 @@ static mp_status pass(const sweep *s, int second)
 
 #pragma omp parallel reduction(| : failed)
     {
-        workspace work = {NULL, NULL};
+        int64_t at = omp_get_thread_num() * size;
+        workspace work = {s->gathered + at, s->prune + at};
 
-        failed = MP_NEW(work.gathered, size, "updates of a strip") != MP_OK ||
-                 MP_NEW(work.prune, size, "the mask of a strip") != MP_OK;
 #pragma omp for schedule(dynamic)
         for (int64_t i = 0; i < strips; i++) {
             if (failed) continue;
@@ -250,11 +260,10 @@ static mp_status pass(const sweep *s, int second)
                 failed |= first_pass(s, i, &work) != MP_OK;
             if (second || s->options->pattern.m != 0) take_difference(s, i);
         }
-        mp_free(work.gathered);
-        mp_free(work.prune);
     }
-    return failed ? mp_fail(MP_ERR_NOMEM, "no memory to sweep a strip of %d rows", MP_STRIP)
-                  : MP_OK;
+    return failed
+               ? mp_fail(MP_ERR_NOFIT, "a strip of %d rows does not fit the BLAS library", MP_STRIP)
+               : MP_OK;
 }
 
 /* One threshold per linear map over all rows of all ranks and the columns of this block: the score of
@@ -287,8 +296,7 @@ static mp_status compress(const mp_method_options *options, const mp_outcome *ou
     sweep s;
     mp_status st;
 
-    st = mp_comm_agree(p->comm, sweep_open(&s, options, p));
-    if (st == MP_OK) st = mp_damping_amount(p->moment, outcome->damping, &s.damped);
+    st = mp_comm_agree(p->comm, sweep_open(&s, options, outcome->damping, p));
     p->loss_is_known = 1;
     if (st == MP_OK) st = mp_stream_create(factor, MP_LOWER_HALF, factor->tiles - 1, -1, &stream);
     for (int64_t begin = 0; begin < p->order && st == MP_OK; begin += s.nb) {

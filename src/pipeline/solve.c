@@ -175,7 +175,7 @@ mp_status mp_runner_solve(mp_runner *run, int state, const mp_moment *moment,
     mp_clock_lap(&run->clock, MP_PHASE_SWEEP, 0.0, &mark);
     if (moment != NULL) MP_GO(mp_layer_energy(&p, p.weight, energy));
     mp_clock_lap(&run->clock, MP_PHASE_ERROR, moment != NULL ? rows * n * n : 0.0, &mark);
-    MP_GO(run->method->compress(&run->options, outcome, &p));
+    MP_GO(mp_comm_agree(run->comm, run->method->compress(&run->options, outcome, &p)));
     mp_clock_lap(&run->clock, MP_PHASE_SWEEP, run->method->sweep_flop * rows * n * n, &mark);
     MP_GO(mp_comm_agree(run->comm, round_weights(run, linear, &p)));
     MP_GO(measure(run, outcome, &p, linear, energy, results));
