@@ -41,6 +41,7 @@ typedef struct mp_runner {
     mp_length_policy lengths;
     mp_order order;
     const int64_t *ranks; /* [n_linears] of the block at hand, where the method factors; borrowed */
+    int64_t retries;      /* out: factorisations that were tried again, of all blocks so far */
     int spectra_only;     /* the items' spectra are wanted, and the weights left as they are */
     mp_hidden *hidden;    /* NULL where nothing is calibrated; borrowed */
     mp_dtype hidden_dtype; /* that hidden states are rounded to between blocks: MP_F32 or MP_BF16 */

@@ -192,9 +192,9 @@ static mp_status keep_ranks(run *r)
 
     for (int64_t i = 0; i < r->arch.n_blocks * r->arch.n_linears; i++)
         json_array_append_new(ranks, json_integer((json_int_t)r->ranks[i]));
-    return mp_checkpoint_note(
-        r->checkpoint, "ranks",
-        json_pack("{s:o, s:O?}", "ranks", ranks, "sensitivity", r->sensitivity));
+    return mp_checkpoint_note(r->checkpoint, "ranks",
+                              json_pack("{s:o, s:O?, s:I}", "ranks", ranks, "sensitivity",
+                                        r->sensitivity, "retries", (json_int_t)r->search_retries));
 }
 
 mp_status ranks_search(run *r)
@@ -212,6 +212,7 @@ mp_status ranks_search(run *r)
     r->runner.order = order;
     r->runner.spectra_only = 0;
     MP_GO(st);
+    r->search_retries = r->runner.retries;
     for (int64_t i = 0; i < s.count; i++) r->ranks[s.place[i]] = s.items[i].rank;
     mp_budget_totals(s.items, s.count, &stored, &dense);
     mp_log(MP_LOG_INFO, "ranks by %s: %.4f of the parameters of %lld linear maps",

@@ -127,18 +127,20 @@ static json_t *groups_json(const run *r, const mp_linear_result *results)
 }
 
 /* Seconds that each rank waited for other groups, an array on rank 0. */
-static json_t *idle_json(const mp_comm *comm, double mine)
+static mp_status idle_json(const mp_comm *comm, double mine, json_t **all)
 {
-    json_t *all = json_array();
     double *seconds = NULL;
+    mp_status st;
 
-    if (mp_comm_agree(comm, MP_NEW(seconds, comm->size, "seconds of all ranks")) == MP_OK) {
-        MPI_Gather(&mine, 1, MPI_DOUBLE, seconds, 1, MPI_DOUBLE, 0, comm->mpi);
-        for (int i = 0; comm->rank == 0 && i < comm->size; i++)
-            json_array_append_new(all, json_real(seconds[i]));
-    }
+    MP_GO(mp_comm_agree(comm, MP_NEW(seconds, comm->size, "seconds of all ranks")));
+    MP_GO(mp_mpi_check(MPI_Gather(&mine, 1, MPI_DOUBLE, seconds, 1, MPI_DOUBLE, 0, comm->mpi),
+                       "seconds of all ranks"));
+    *all = json_array();
+    for (int i = 0; comm->rank == 0 && i < comm->size; i++)
+        json_array_append_new(*all, json_real(seconds[i]));
+out:
     mp_free(seconds);
-    return all;
+    return st;
 }
 
 static json_t *block_figures(const run *r, int64_t first, int count, double seconds,
@@ -256,7 +258,7 @@ mp_status report_blocks(run *r, int64_t first, int count, double seconds)
         mp_progress((double)(first + count), (double)r->arch.n_blocks, "blocks");
     else
         say_blocks(r, first, count, seconds, &s, node_bytes);
-    idle = idle_json(r->comm, delta.seconds[MP_PHASE_IDLE]);
+    MP_TRY(idle_json(r->comm, delta.seconds[MP_PHASE_IDLE], &idle));
     return log_event(r, "block_done",
                      block_figures(r, first, count, seconds, &s, idle, node_bytes));
 }
@@ -353,6 +355,8 @@ static mp_status write_report(const run *r, const mp_clock_summary *s, int64_t m
                         r->ranks != NULL && r->job->state_ratio < 1.0
                             ? json_pack("[s]", state_ratio_warning)
                             : json_array());
+    if (r->ranks != NULL && r->policy != MP_RANKS_UNIFORM)
+        json_object_set_new(report, "search_retries", json_integer((json_int_t)r->search_retries));
     if (r->sensitivity != NULL) json_object_set(report, "sensitivity", r->sensitivity);
     json_object_set_new(report, "resumed_blocks", json_integer((json_int_t)r->kept_blocks));
     json_object_set_new(report, "phases", phases_json(s)); /* of this run, not of those before */

@@ -139,6 +139,7 @@ static void recall_ranks(run *r)
     if (r->ranks == NULL || json_array_size(ranks) != n) return;
     json_array_foreach (ranks, i, rank) r->ranks[i] = json_integer_value(rank);
     r->sensitivity = json_incref(json_object_get(noted, "sensitivity"));
+    r->search_retries = int_of(noted, "retries");
     r->has_ranks = 1;
 }
 

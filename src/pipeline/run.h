@@ -54,6 +54,7 @@ typedef struct run {
     save_policy save;
     mp_start start;             /* what to do with an earlier run in OUT */
     int64_t kept_blocks;        /* that an earlier run has made */
+    int64_t search_retries;     /* factorisations that the search for them tried again */
     int has_ranks;              /* an earlier run has searched for them */
     double max_seconds;         /* of the whole run; 0: no limit */
     double started, gemm_flops; /* seconds; single-precision rate of all ranks together */

@@ -67,11 +67,12 @@ static void warn_of_outcome(const mp_runner *run, const unit *u)
 }
 
 /* All ranks know what happened to a unit; only its grid has seen it. */
-static mp_status share_outcome(const mp_runner *run, unit *u)
+static mp_status share_outcome(mp_runner *run, unit *u)
 {
     MP_TRY(mp_mpi_check(
         MPI_Bcast(&u->outcome, (int)sizeof u->outcome, MPI_BYTE, u->grid.first, run->comm->mpi),
         "telling the outcome of a factorisation"));
+    run->retries += u->outcome.retries;
     warn_of_outcome(run, u);
     return MP_OK;
 }
