@@ -39,6 +39,9 @@ mp_status mp_comm_agree(const mp_comm *comm, mp_status mine);
 /* The same over the `size` ranks of another communicator, of which this one is `rank`. */
 mp_status mp_agree_over(MPI_Comm mpi, int rank, int size, mp_status mine);
 
+/* Arms what MPRESS_FAULT says on rank 0 (fault.h).  Collective; agreed.  Errors: MP_ERR_ARG. */
+mp_status mp_comm_arm_fault(const mp_comm *comm);
+
 /* MP_ERR_DIVERGED unless `value` is the same on all ranks.  Collective. */
 mp_status mp_comm_same(const mp_comm *comm, int64_t value, const char *what);
 

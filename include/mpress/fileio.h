@@ -14,6 +14,11 @@
  * A file over `limit` bytes is refused (MP_ERR_FORMAT): a header that lies must not fill memory. */
 mp_status mp_file_read(const char *path, size_t limit, char **bytes, size_t *length);
 
+/* open(2), closed on exec, mode 0666. */
+mp_status mp_file_open(const char *path, int flags, int *fd);
+
+mp_status mp_file_sync(int fd, const char *path);
+
 /* Exactly `length` bytes at `offset` of an open descriptor; a short file is MP_ERR_FORMAT.
  * `path` is only for the message.  Safe beyond 2 GiB. */
 mp_status mp_file_pread(int fd, const char *path, void *buffer, size_t length, uint64_t offset);
@@ -39,6 +44,7 @@ mp_status mp_directory_make(const char *path);
 mp_status mp_path_remove(const char *path);
 
 int mp_path_exists(const char *path);
+int mp_path_has(const char *dir, const char *name); /* dir/name exists */
 int mp_path_is_directory(const char *path);
 int mp_directory_is_empty(const char *path); /* also 1 if it does not exist */
 

@@ -1,5 +1,6 @@
 #include "mpress/fileio.h"
 
+#include "mpress/fault.h"
 #include "mpress/memory.h"
 
 #include <dirent.h>
@@ -16,10 +17,26 @@ static mp_status io_error(const char *doing, const char *path)
     return mp_fail(MP_ERR_IO, "%s: %s failed: %s", path, doing, strerror(errno));
 }
 
+mp_status mp_file_open(const char *path, int flags, int *fd)
+{
+    int writes = (flags & O_ACCMODE) != O_RDONLY;
+
+    *fd = mp_fault(writes ? MP_FAULT_CREATE : MP_FAULT_OPEN) ? -1
+                                                             : open(path, flags | O_CLOEXEC, 0666);
+    if (*fd >= 0) return MP_OK;
+    return io_error((flags & O_CREAT) != 0 ? "creating" : "opening", path);
+}
+
+mp_status mp_file_sync(int fd, const char *path)
+{
+    return mp_fault(MP_FAULT_SYNC) || fsync(fd) != 0 ? io_error("fsync", path) : MP_OK;
+}
+
 mp_status mp_file_pread(int fd, const char *path, void *buffer, size_t length, uint64_t offset)
 {
     char *to = buffer;
 
+    if (mp_fault(MP_FAULT_READ)) return io_error("reading", path);
     while (length > 0) {
         size_t piece = length < ((size_t)1 << 30) ? length : (size_t)1 << 30;
         ssize_t got = pread(fd, to, piece, (off_t)offset);
@@ -42,6 +59,7 @@ mp_status mp_file_pwrite(int fd, const char *path, const void *buffer, size_t le
 {
     const char *from = buffer;
 
+    if (mp_fault(MP_FAULT_WRITE)) return io_error("writing", path);
     while (length > 0) {
         size_t piece = length < ((size_t)1 << 30) ? length : (size_t)1 << 30;
         ssize_t put = pwrite(fd, from, piece, (off_t)offset);
@@ -60,9 +78,9 @@ mp_status mp_file_read(const char *path, size_t limit, char **bytes, size_t *len
     mp_status st = MP_OK;
     struct stat info;
     char *buffer = NULL;
-    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    int fd;
 
-    if (fd < 0) return io_error("opening", path);
+    MP_TRY(mp_file_open(path, O_RDONLY, &fd));
     if (fstat(fd, &info) != 0) {
         st = io_error("stat", path);
         goto out;
@@ -98,9 +116,9 @@ static mp_status sync_directory_of(const char *path)
         snprintf(dir, sizeof dir, ".");
     else
         snprintf(dir, sizeof dir, "%.*s", slash == path ? 1 : (int)(slash - path), path);
-    fd = open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    if (fd < 0) return io_error("opening", dir);
-    failed = fsync(fd) != 0 && errno != EINVAL; /* some file systems cannot sync a directory */
+    MP_TRY(mp_file_open(dir, O_RDONLY | O_DIRECTORY, &fd));
+    failed = (mp_fault(MP_FAULT_SYNC) || fsync(fd) != 0) &&
+             errno != EINVAL; /* some file systems cannot sync a directory */
     if (failed) io_error("fsync", dir);
     close(fd);
     return failed ? MP_ERR_IO : MP_OK;
@@ -108,17 +126,15 @@ static mp_status sync_directory_of(const char *path)
 
 mp_status mp_file_commit(const char *from, const char *to)
 {
-    int fd = open(from, O_RDONLY | O_CLOEXEC);
+    mp_status st;
+    int fd;
 
-    if (fd < 0) return io_error("opening", from);
-    if (fsync(fd) != 0) {
-        mp_status st = io_error("fsync", from);
-
-        close(fd);
-        return st;
-    }
+    MP_TRY(mp_file_open(from, O_RDONLY, &fd));
+    st = mp_file_sync(fd, from);
     close(fd);
-    if (rename(from, to) != 0) return io_error("renaming to its final name", from);
+    MP_TRY(st);
+    if (mp_fault(MP_FAULT_RENAME) || rename(from, to) != 0)
+        return io_error("renaming to its final name", from);
     return sync_directory_of(to);
 }
 
@@ -130,8 +146,7 @@ mp_status mp_file_write(const char *path, const void *bytes, size_t length)
 
     if (snprintf(temporary, sizeof temporary, "%s.tmp", path) >= (int)sizeof temporary)
         return mp_fail(MP_ERR_IO, "%s: the path is too long", path);
-    fd = open(temporary, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
-    if (fd < 0) return io_error("creating", temporary);
+    MP_TRY(mp_file_open(temporary, O_WRONLY | O_CREAT | O_TRUNC, &fd));
     st = mp_file_pwrite(fd, temporary, bytes, length, 0);
     if (close(fd) != 0 && st == MP_OK) st = io_error("closing", temporary);
     if (st == MP_OK) st = mp_file_commit(temporary, path);
@@ -142,11 +157,14 @@ mp_status mp_file_write(const char *path, const void *bytes, size_t length)
 mp_status mp_file_append_line(const char *path, const char *line)
 {
     mp_status st = MP_OK;
-    FILE *file = fopen(path, "a");
+    FILE *file = mp_fault(MP_FAULT_CREATE) ? NULL : fopen(path, "a");
+    int torn; /* what a full disk does to a line */
 
     if (file == NULL) return io_error("opening", path);
-    if (fprintf(file, "%s\n", line) < 0 || fflush(file) != 0 || fsync(fileno(file)) != 0)
+    torn = mp_fault(MP_FAULT_WRITE);
+    if (fprintf(file, torn ? "%.10s" : "%s\n", line) < 0 || fflush(file) != 0 || torn)
         st = io_error("writing", path);
+    if (st == MP_OK) st = mp_file_sync(fileno(file), path);
     if (fclose(file) != 0 && st == MP_OK) st = io_error("closing", path);
     return st;
 }
@@ -172,7 +190,8 @@ mp_status mp_directory_make(const char *path)
     for (size_t i = 1; i <= length; i++) {
         if (part[i] != '/' && part[i] != '\0') continue;
         part[i] = '\0';
-        if (mkdir(part, 0777) != 0 && errno != EEXIST) return io_error("creating", part);
+        if ((mp_fault(MP_FAULT_CREATE) || mkdir(part, 0777) != 0) && errno != EEXIST)
+            return io_error("creating", part);
         part[i] = path[i];
     }
     if (!mp_path_is_directory(path)) return mp_fail(MP_ERR_IO, "%s: not a directory", path);
@@ -183,7 +202,7 @@ static mp_status remove_directory(const char *path)
 {
     mp_status st = MP_OK;
     struct dirent *entry;
-    DIR *dir = opendir(path);
+    DIR *dir = mp_fault(MP_FAULT_OPEN) ? NULL : opendir(path);
 
     if (dir == NULL) return io_error("opening", path);
     while (st == MP_OK && (entry = readdir(dir)) != NULL) {
@@ -195,7 +214,8 @@ static mp_status remove_directory(const char *path)
         mp_free(child);
     }
     closedir(dir);
-    if (st == MP_OK && rmdir(path) != 0) st = io_error("removing", path);
+    if (st == MP_OK && (mp_fault(MP_FAULT_REMOVE) || rmdir(path) != 0))
+        st = io_error("removing", path);
     return st;
 }
 
@@ -206,12 +226,20 @@ mp_status mp_path_remove(const char *path)
     if (lstat(path, &info) != 0)
         return errno == ENOENT || errno == ENOTDIR ? MP_OK : io_error("stat", path);
     if (S_ISDIR(info.st_mode)) return remove_directory(path);
-    return unlink(path) == 0 ? MP_OK : io_error("removing", path);
+    return mp_fault(MP_FAULT_REMOVE) || unlink(path) != 0 ? io_error("removing", path) : MP_OK;
 }
 
 int mp_path_exists(const char *path)
 {
     return access(path, F_OK) == 0;
+}
+
+int mp_path_has(const char *dir, const char *name)
+{
+    char path[4096];
+
+    return snprintf(path, sizeof path, "%s/%s", dir, name) < (int)sizeof path &&
+           mp_path_exists(path);
 }
 
 int mp_path_is_directory(const char *path)

@@ -1,5 +1,7 @@
 #include "mpress/memory.h"
 
+#include "mpress/fault.h"
+
 #include <math.h>
 #include <stdatomic.h>
 #include <stdio.h>
@@ -24,7 +26,7 @@ mp_status mp_alloc(void **pointer, int64_t count, size_t size, int zeroed, const
                        (long long)count, size);
     bytes = (size_t)count * size;
     /* Not aligned_alloc: it wants a rounded size, and no sanitizer sees a step into the rest. */
-    if (posix_memalign(&made, ALIGNMENT, ALIGNMENT + bytes) != 0)
+    if (mp_fault(MP_FAULT_ALLOC) || posix_memalign(&made, ALIGNMENT, ALIGNMENT + bytes) != 0)
         return mp_fail(MP_ERR_NOMEM, "%s: could not allocate %.1f MiB", what,
                        (double)bytes / (1 << 20));
     block = made;

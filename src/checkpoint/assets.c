@@ -2,6 +2,7 @@
 #include "mpress/export.h"
 
 #include "hf.h"
+#include "mpress/fault.h"
 #include "mpress/fileio.h"
 #include "mpress/json.h"
 #include "mpress/memory.h"
@@ -64,7 +65,7 @@ mp_status mp_assets_copy(const char *from, const char *to)
 {
     const struct dirent *entry;
     mp_status st = MP_OK;
-    DIR *dir = opendir(from);
+    DIR *dir = mp_fault(MP_FAULT_OPEN) ? NULL : opendir(from);
 
     if (dir == NULL) return mp_fail(MP_ERR_IO, "%s: opening failed: %s", from, strerror(errno));
     while (st == MP_OK && (entry = readdir(dir)) != NULL)

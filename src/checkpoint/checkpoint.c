@@ -5,6 +5,7 @@
 #include "lock.h"
 #include "model_file.h"
 #include "mpress/export.h"
+#include "mpress/fault.h"
 #include "mpress/fileio.h"
 #include "mpress/memory.h"
 #include "mpress/remote.h"
@@ -33,16 +34,7 @@ void mp_checkpoint_free(mp_checkpoint *checkpoint)
 
 int mp_checkpoint_is(const char *path)
 {
-    static const char *const names[] = {"model.h5", "journal.jsonl"};
-    int is = 1;
-
-    for (int i = 0; i < 2; i++) {
-        char *file = NULL;
-
-        is = is && mp_path_join(path, names[i], &file) == MP_OK && mp_path_exists(file);
-        mp_free(file);
-    }
-    return is;
+    return mp_path_has(path, "model.h5") && mp_path_has(path, "journal.jsonl");
 }
 
 mp_status mp_run_add(mp_checkpoint *run, const char *event, json_t *more)
@@ -81,7 +73,7 @@ static mp_status list_folder(const char *dir, const char *folder, json_t *names)
     int count;
 
     MP_TRY(mp_path_join(dir, folder, &path));
-    count = scandir(path, &found, NULL, alphasort);
+    count = mp_fault(MP_FAULT_OPEN) ? -1 : scandir(path, &found, NULL, alphasort);
     mp_free(path);
     if (count < 0) return mp_fail(MP_ERR_IO, "%s/%s: cannot be listed", dir, folder);
     for (int i = 0; i < count; i++) {

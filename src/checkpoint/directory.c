@@ -212,10 +212,13 @@ static mp_status settle(const mp_owner *owner, const char *const *reads, int n_r
 
 static mp_status check_is_ours(const char *dir)
 {
+    int is_ours;
+
     if (is_fresh(dir)) return MP_OK;
     if (!mp_path_is_directory(dir))
         return mp_fail(MP_ERR_FORMAT, "%s: a file, expected a directory or nothing", dir);
-    if (mp_journal_is_there(dir)) return MP_OK;
+    MP_TRY(mp_journal_is_there(dir, &is_ours));
+    if (is_ours) return MP_OK;
     return mp_fail(MP_ERR_FORMAT,
                    "%s: holds files that no run of mpress made, expected an empty or a new "
                    "directory",

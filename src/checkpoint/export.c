@@ -44,11 +44,10 @@ static mp_status begin_shard(const exporter *e, int64_t s)
     mp_status st;
 
     MP_TRY(shard_path(e, s, &path));
-    fd = open(path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
-    if (fd < 0) MP_GO(mp_fail(MP_ERR_IO, "%s: creating failed: %s", path, strerror(errno)));
+    MP_GO(mp_file_open(path, O_WRONLY | O_CREAT | O_EXCL, &fd));
     MP_GO(mp_reserve(fd, path, shard->size));
     MP_GO(mp_file_pwrite(fd, path, shard->header, shard->header_length, 0));
-    if (fsync(fd) != 0) st = mp_fail(MP_ERR_IO, "%s: fsync failed: %s", path, strerror(errno));
+    st = mp_file_sync(fd, path);
 out:
     if (fd >= 0 && close(fd) != 0 && st == MP_OK)
         st = mp_fail(MP_ERR_IO, "%s: closing failed: %s", path, strerror(errno));
@@ -93,12 +92,10 @@ static mp_status write_piece(const exporter *e, int64_t s, int64_t tensor, int64
 
     MP_TRY(source->read(source->self, tensor, piece->begin, piece->length, e->buffer));
     MP_TRY(shard_path(e, s, &path));
-    if (e->fds[s] < 0) e->fds[s] = open(path, O_WRONLY | O_CLOEXEC);
-    if (e->fds[s] < 0)
-        st = mp_fail(MP_ERR_IO, "%s: opening failed: %s", path, strerror(errno));
-    else
-        st = mp_file_pwrite(e->fds[s], path, e->buffer, (size_t)piece->length,
-                            (uint64_t)(place + piece->begin));
+    if (e->fds[s] < 0) MP_GO(mp_file_open(path, O_WRONLY, &e->fds[s]));
+    st = mp_file_pwrite(e->fds[s], path, e->buffer, (size_t)piece->length,
+                        (uint64_t)(place + piece->begin));
+out:
     mp_free(path);
     return st;
 }
@@ -144,9 +141,7 @@ static mp_status close_shards(const exporter *e, mp_status st)
 {
     for (int64_t s = 0; e->fds != NULL && s < e->shards.count; s++) {
         if (e->fds[s] < 0) continue;
-        if (st == MP_OK && fsync(e->fds[s]) != 0)
-            st = mp_fail(MP_ERR_IO, "%s/%s: fsync failed: %s", e->temporary,
-                         e->shards.shard[s].name, strerror(errno));
+        if (st == MP_OK) st = mp_file_sync(e->fds[s], e->shards.shard[s].name);
         close(e->fds[s]);
     }
     return st;
@@ -202,12 +197,16 @@ mp_status mp_hf_write(const mp_comm *comm, const mp_source *source, mp_companion
                       const void *context, const char *dir, int64_t shard_bytes)
 {
     exporter e = {.comm = comm, .source = source};
+    int is_there;
     mp_status st;
 
     MP_GO(mp_comm_agree(comm, plan(&e, dir, shard_bytes)));
     st = fill(&e, companions, context);
     mp_progress_end();
-    MP_GO(mp_comm_agree(comm, comm->rank == 0 ? finish(&e, st) : st));
+    if (comm->rank == 0) st = finish(&e, st);
+    is_there = comm->rank == 0 && st == MP_OK;
+    st = mp_comm_agree(comm, st);
+    if (st != MP_OK && is_there) (void)mp_path_remove(e.target);
 out:
     mp_io_close(e.io);
     mp_shards_free(&e.shards);

@@ -1,6 +1,8 @@
 /* Files, types and errors of HDF5. */
 #include "h5.h"
 
+#include "mpress/fault.h"
+
 #include <stdio.h>
 #include <string.h>
 
@@ -68,7 +70,8 @@ mp_status mp_h5_create(const char *path, hid_t *file)
     access = access_list(MPI_COMM_NULL);
     creation = H5Pcreate(H5P_FILE_CREATE);
     *file = -1;
-    if (access >= 0 && creation >= 0 && H5Pset_obj_track_times(creation, 0) >= 0)
+    if (access >= 0 && creation >= 0 && H5Pset_obj_track_times(creation, 0) >= 0 &&
+        !mp_fault(MP_FAULT_H5_CREATE))
         *file = H5Fcreate(path, H5F_ACC_TRUNC, creation, access);
     if (*file < 0) st = mp_h5_fail(MP_ERR_IO, path, "creating");
     if (creation >= 0) H5Pclose(creation);
@@ -84,27 +87,55 @@ int64_t mp_h5_room(const mp_tensor_info *info)
     return bytes + DESCRIPTION + (bytes >= ALIGNMENT ? ALIGNMENT : 0);
 }
 
-static mp_status open_file(MPI_Comm comm, const char *path, unsigned flags, hid_t *file)
+mp_status mp_h5_open(const char *path, hid_t *file)
 {
     hid_t access;
     mp_status st = MP_OK;
 
     be_quiet();
-    access = access_list(comm);
-    *file = access >= 0 ? H5Fopen(path, flags, access) : -1;
+    access = access_list(MPI_COMM_NULL);
+    *file = access >= 0 && !mp_fault(MP_FAULT_H5_OPEN) ? H5Fopen(path, H5F_ACC_RDONLY, access) : -1;
     if (*file < 0) st = mp_h5_fail(MP_ERR_IO, path, "opening");
     if (access >= 0) H5Pclose(access);
     return st;
 }
 
-mp_status mp_h5_open(const char *path, hid_t *file)
+static mp_status agree(MPI_Comm comm, mp_status st)
 {
-    return open_file(MPI_COMM_NULL, path, H5F_ACC_RDONLY, file);
+    int rank, size;
+
+    MPI_Comm_rank(comm, &rank);
+    MPI_Comm_size(comm, &size);
+    return mp_agree_over(comm, rank, size, st);
+}
+
+/* Closing is collective too: a file that some ranks have and others have not stays open. */
+static mp_status close_if_all_have(MPI_Comm comm, const char *path, hid_t *file, mp_status st)
+{
+    int have = *file >= 0;
+
+    MP_TRY(mp_mpi_check(MPI_Allreduce(MPI_IN_PLACE, &have, 1, MPI_INT, MPI_MIN, comm), path));
+    return have ? mp_h5_close(path, file, st) : st;
 }
 
 mp_status mp_h5_open_shared(MPI_Comm comm, const char *path, hid_t *file)
 {
-    return open_file(comm, path, H5F_ACC_RDWR, file);
+    hid_t access;
+    mp_status st = MP_OK;
+
+    be_quiet();
+    *file = -1;
+    access = access_list(comm);
+    if (access < 0) st = mp_h5_fail(MP_ERR_IO, path, "opening");
+    st = agree(comm, st); /* a rank that does not open leaves the others waiting */
+    if (st == MP_OK) {
+        *file = H5Fopen(path, H5F_ACC_RDWR, access);
+        if (*file < 0 || mp_fault(MP_FAULT_H5_OPEN)) st = mp_h5_fail(MP_ERR_IO, path, "opening");
+        st = agree(comm, st);
+        if (st != MP_OK) st = close_if_all_have(comm, path, file, st);
+    }
+    if (access >= 0) H5Pclose(access);
+    return st;
 }
 
 mp_status mp_h5_close(const char *path, hid_t *file, mp_status st)
@@ -112,7 +143,8 @@ mp_status mp_h5_close(const char *path, hid_t *file, mp_status st)
     hid_t closing = *file;
 
     *file = -1;
-    if (closing < 0 || H5Fclose(closing) >= 0) return st;
+    if (closing < 0) return st;
+    if (H5Fclose(closing) >= 0 && !mp_fault(MP_FAULT_H5_CLOSE)) return st;
     return st != MP_OK ? st : mp_h5_fail(MP_ERR_IO, path, "closing");
 }
 

@@ -26,7 +26,7 @@ int64_t mp_h5_room(const mp_tensor_info *info);
 enum { MP_H5_EMPTY_ROOM = 1 << 18 };
 
 /* An existing file: for reading by this process alone, or for writing by all ranks with MPI-IO
- * (collective, not agreed). */
+ * (collective; the status is agreed). */
 mp_status mp_h5_open(const char *path, hid_t *file);
 mp_status mp_h5_open_shared(MPI_Comm comm, const char *path, hid_t *file);
 
@@ -61,8 +61,9 @@ mp_status mp_h5_group(hid_t file, const char *path, const char *name, hid_t *gro
  * attribute. */
 mp_status mp_h5_add_tensor(hid_t file, const char *path, const mp_tensor_info *info);
 
-/* Opens the data set of a tensor by its name.  Collective for a shared file, not agreed. */
-mp_status mp_h5_open_tensor(hid_t file, const char *path, const char *name, hid_t *set);
+/* Opens the data set of a tensor of a shared file by its place.  Collective, not agreed: *set is -1, or
+ * has to be closed whatever the status is. */
+mp_status mp_h5_open_tensor(hid_t file, const char *path, const char *place, hid_t *set);
 
 /* Writes a box of a data set from contiguous memory: `count` elements from `first` in each of
  * `ndim` dimensions (0 for a scalar).  At most 1 GiB is moved by one call of the library.  Not

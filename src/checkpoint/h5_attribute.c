@@ -1,6 +1,7 @@
 /* Attributes of files, groups and data sets. */
 #include "h5.h"
 
+#include "mpress/fault.h"
 #include "mpress/memory.h"
 
 #include <stdio.h>
@@ -14,7 +15,8 @@ static mp_status put(hid_t object, const char *path, const char *name, hid_t sto
     char doing[128];
     mp_status st = MP_OK;
 
-    if (space >= 0) attribute = H5Acreate2(object, name, stored, space, H5P_DEFAULT, H5P_DEFAULT);
+    if (space >= 0 && !mp_fault(MP_FAULT_H5_CREATE))
+        attribute = H5Acreate2(object, name, stored, space, H5P_DEFAULT, H5P_DEFAULT);
     if (attribute < 0 || H5Awrite(attribute, given, value) < 0) {
         snprintf(doing, sizeof doing, "writing attribute \"%.80s\"", name);
         st = mp_h5_fail(MP_ERR_IO, path, doing);
@@ -60,7 +62,7 @@ static hid_t open_attribute(hid_t object, const char *name, H5T_class_t class)
     hid_t attribute, type, space;
     int fits;
 
-    if (H5Aexists(object, name) <= 0) return -1;
+    if (mp_fault(MP_FAULT_H5_READ) || H5Aexists(object, name) <= 0) return -1;
     attribute = H5Aopen(object, name, H5P_DEFAULT);
     if (attribute < 0) return -1;
     type = H5Aget_type(attribute);

@@ -1,6 +1,7 @@
 /* Tensors as data sets of HDF5, and attributes read back. */
 #include "h5.h"
 
+#include "mpress/fault.h"
 #include "mpress/memory.h"
 
 #include <stdio.h>
@@ -39,7 +40,7 @@ mp_status mp_h5_group(hid_t file, const char *path, const char *name, hid_t *gro
     }
     list = H5Pcreate(H5P_GROUP_CREATE);
     *group = -1;
-    if (list >= 0 && H5Pset_obj_track_times(list, 0) >= 0 &&
+    if (list >= 0 && !mp_fault(MP_FAULT_H5_CREATE) && H5Pset_obj_track_times(list, 0) >= 0 &&
         H5Pset_attr_phase_change(list, MOST_ATTRIBUTES, MOST_ATTRIBUTES - 1) >= 0)
         *group = H5Gcreate2(file, name, H5P_DEFAULT, list, H5P_DEFAULT);
     if (*group < 0) st = mp_h5_fail(MP_ERR_IO, path, "making a group");
@@ -88,7 +89,7 @@ static mp_status add_set(hid_t group, const char *path, const char *place,
     MP_GO(mp_h5_type(info->dtype, &type));
     space = space_of(info->ndim, info->shape);
     list = creation_list();
-    if (space >= 0 && list >= 0)
+    if (space >= 0 && list >= 0 && !mp_fault(MP_FAULT_H5_CREATE))
         set = H5Dcreate2(group, place, type, space, H5P_DEFAULT, list, H5P_DEFAULT);
     if (set < 0) MP_GO(failed_at(MP_ERR_IO, path, "making", info->name));
     MP_GO(mp_h5_put_text(set, path, "dtype", mp_dtype_name(info->dtype)));
@@ -119,15 +120,11 @@ out:
     return st;
 }
 
-mp_status mp_h5_open_tensor(hid_t file, const char *path, const char *name, hid_t *set)
+mp_status mp_h5_open_tensor(hid_t file, const char *path, const char *place, hid_t *set)
 {
-    char *place = NULL;
-
-    *set = -1;
-    MP_TRY(mp_h5_place(name, &place));
     *set = H5Dopen2(file, place, H5P_DEFAULT);
-    mp_free(place);
-    return *set >= 0 ? MP_OK : failed_at(MP_ERR_IO, path, "opening", name);
+    return *set < 0 || mp_fault(MP_FAULT_H5_OPEN) ? failed_at(MP_ERR_IO, path, "opening", place)
+                                                  : MP_OK;
 }
 
 /* Independent transfers, on purpose.  Every rank writes whole contiguous ranges, so that collective
@@ -156,7 +153,8 @@ static mp_status write_box(hid_t set, const char *path, hid_t type, int ndim, co
 
     if (ndim > 0)
         failed = failed || H5Sselect_hyperslab(space, H5S_SELECT_SET, first, NULL, count, NULL) < 0;
-    failed = failed || H5Dwrite(set, type, memory, space, list, data) < 0;
+    failed =
+        failed || mp_fault(MP_FAULT_H5_WRITE) || H5Dwrite(set, type, memory, space, list, data) < 0;
     if (failed) st = mp_h5_fail(MP_ERR_IO, path, "writing");
     if (memory >= 0) H5Sclose(memory);
     if (space >= 0) H5Sclose(space);

@@ -35,8 +35,7 @@ static mp_status begin_file(const char *path, const mp_tensor_info *info, int64_
 
     MP_TRY(mp_safetensors_header(info, 1, &header, &length, begin));
     if (!writes) goto out;
-    fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
-    if (fd < 0) MP_GO(mp_fail(MP_ERR_IO, "%s: creating failed: %s", path, strerror(errno)));
+    MP_GO(mp_file_open(path, O_WRONLY | O_CREAT | O_TRUNC, &fd));
     MP_GO(mp_reserve(fd, path, begin[1]));
     MP_GO(mp_file_pwrite(fd, path, header, length, 0));
 out:
@@ -118,16 +117,13 @@ static mp_status make_buffer(transfer *t)
 static mp_status open_to_write(transfer *t)
 {
     MP_TRY(make_buffer(t));
-    t->fd = open(t->path, O_WRONLY | O_CLOEXEC);
-    if (t->fd >= 0) return MP_OK;
-    return mp_fail(MP_ERR_IO, "%s: opening failed: %s", t->path, strerror(errno));
+    return mp_file_open(t->path, O_WRONLY, &t->fd);
 }
 
 /* With `st`, what became of the transfer. */
 static mp_status close_written(transfer *t, mp_status st)
 {
-    if (st == MP_OK && t->fd >= 0 && fsync(t->fd) != 0)
-        st = mp_fail(MP_ERR_IO, "%s: fsync failed: %s", t->path, strerror(errno));
+    if (st == MP_OK && t->fd >= 0) st = mp_file_sync(t->fd, t->path);
     if (t->fd >= 0 && close(t->fd) != 0 && st == MP_OK)
         st = mp_fail(MP_ERR_IO, "%s: closing failed: %s", t->path, strerror(errno));
     mp_free(t->buffer);

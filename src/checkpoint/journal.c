@@ -297,32 +297,34 @@ int64_t mp_journal_block(const mp_journal *journal, int64_t block)
 }
 
 /* Whether the first line says that this program wrote it. */
-static int is_ours(const char *path)
+static mp_status look_at_first_line(const char *path, int *ours)
 {
     char *text = NULL;
     size_t length = 0;
     json_t *object = NULL;
     const char *program = "";
-    int ours;
+    mp_status st;
 
-    if (mp_file_read(path, MP_JOURNAL_LIMIT, &text, &length) != MP_OK) return 0;
-    if (mp_json_parse(text, strcspn(text, "\n"), path, &object) == MP_OK)
-        (void)mp_json_opt_text(object, "program", path, &program);
-    ours = strcmp(program, "mpress") == 0;
+    MP_TRY(mp_file_read(path, MP_JOURNAL_LIMIT, &text, &length));
+    st = mp_json_parse(text, strcspn(text, "\n"), path, &object);
+    if (st == MP_OK) st = mp_json_opt_text(object, "program", path, &program);
+    *ours = st == MP_OK && strcmp(program, "mpress") == 0;
     json_decref(object);
     mp_free(text);
-    return ours;
+    return st == MP_ERR_FORMAT ? MP_OK : st; /* a file of somebody else */
 }
 
-int mp_journal_is_there(const char *dir)
+mp_status mp_journal_is_there(const char *dir, int *there)
 {
-    char *path = NULL, *begun = NULL;
-    int there = 0;
+    char *path = NULL;
+    mp_status st = MP_OK;
 
-    if (mp_journal_path(dir, &path) == MP_OK &&
-        mp_path_join(dir, "journal.jsonl.tmp", &begun) == MP_OK)
-        there = is_ours(path) || (mp_path_exists(begun) && !mp_path_exists(path));
+    MP_TRY(mp_journal_path(dir, &path));
+    *there = 0;
+    if (mp_path_exists(path))
+        st = look_at_first_line(path, there);
+    else
+        *there = mp_path_has(dir, "journal.jsonl.tmp");
     mp_free(path);
-    mp_free(begun);
-    return there;
+    return st;
 }

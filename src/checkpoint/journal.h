@@ -44,7 +44,7 @@ typedef struct mp_journal {
 } mp_journal;
 
 /* Whether `dir` holds a journal of this program, or the beginning of one. */
-int mp_journal_is_there(const char *dir);
+mp_status mp_journal_is_there(const char *dir, int *there);
 
 /* Writers: rank 0 only; synced when they return.  `more` holds the other members of the line (NULL for
  * none); borrowed. */

@@ -49,9 +49,8 @@ mp_status mp_lock_take(const char *dir, int *lock)
 
     *lock = -1;
     MP_TRY(mp_path_join(dir, MP_LOCK_FILE, &path));
-    fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0666);
-    st = fd < 0 ? mp_fail(MP_ERR_IO, "%s: opening failed: %s", path, strerror(errno))
-                : lock_open(fd, dir);
+    st = mp_file_open(path, O_RDWR | O_CREAT, &fd);
+    if (st == MP_OK) st = lock_open(fd, dir);
     mp_free(path);
     if (st == MP_OK)
         *lock = fd;

@@ -182,8 +182,8 @@ static mp_status open_plain(stored_file *file, int64_t bytes)
 {
     struct stat info;
 
-    file->fd = open(file->path, O_RDONLY | O_CLOEXEC);
-    if (file->fd < 0 || fstat(file->fd, &info) != 0)
+    MP_TRY(mp_file_open(file->path, O_RDONLY, &file->fd));
+    if (fstat(file->fd, &info) != 0)
         return mp_fail(MP_ERR_IO, "%s: opening failed: %s", file->path, strerror(errno));
     file->size = info.st_size;
     if (file->size == bytes) return MP_OK;

@@ -1,5 +1,7 @@
 #include "reserve.h"
 
+#include "mpress/fault.h"
+
 #include <errno.h>
 #include <fcntl.h>
 #include <string.h>
@@ -26,6 +28,7 @@ mp_status mp_reserve(int fd, const char *path, int64_t bytes)
     int error;
 
     if (bytes == 0) return MP_OK;
+    if (mp_fault(MP_FAULT_RESERVE)) return no_space(fd, path, bytes, errno);
     do error = fallocate(fd, 0, 0, (off_t)bytes) == 0 ? 0 : errno;
     while (error == EINTR);
     if (error == 0) return MP_OK;

@@ -21,8 +21,7 @@ static mp_status open_file(const char *path, int *fd, int64_t *bytes)
 {
     struct stat info;
 
-    *fd = open(path, O_RDONLY | O_CLOEXEC);
-    if (*fd < 0) return mp_fail(MP_ERR_IO, "%s: opening failed: %s", path, strerror(errno));
+    MP_TRY(mp_file_open(path, O_RDONLY, fd));
     if (fstat(*fd, &info) != 0)
         return mp_fail(MP_ERR_IO, "%s: stat failed: %s", path, strerror(errno));
     *bytes = info.st_size;
@@ -114,6 +113,7 @@ static mp_status read_back(const mp_io *io, const char *path, const char *name, 
 {
     const turn mine = {io != NULL ? io->place : 0, io != NULL ? io->count : 1};
     int64_t bytes = 0, *crc = NULL;
+    json_t *made = NULL;
     int fd = -1;
     mp_status st;
 
@@ -121,8 +121,12 @@ static mp_status read_back(const mp_io *io, const char *path, const char *name, 
     MP_GO(agree(io, MP_NEW(crc, count_of(bytes), "checksums of a file")));
     MP_GO(agree(io, mine.first >= 0 ? sum_mine(fd, path, bytes, mine, crc) : MP_OK));
     if (io != NULL) MP_GO(mp_comm_sum_int(io->comm, crc, (int)count_of(bytes)));
-    MP_GO(agree(io, make_record(name, bytes, crc, record)));
+    st = make_record(name, bytes, crc, &made);
+    MP_GO(agree(io, st));
+    *record = made;
+    made = NULL;
 out:
+    json_decref(made);
     if (fd >= 0) close(fd);
     mp_free(crc);
     return st;

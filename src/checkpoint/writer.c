@@ -1,5 +1,6 @@
 #include "writer.h"
 
+#include "mpress/fault.h"
 #include "mpress/fileio.h"
 #include "mpress/memory.h"
 #include "reserve.h"
@@ -22,10 +23,10 @@ static void forget(mp_writer *w)
 static mp_status reserve_file(const char *path, int flags, int64_t bytes)
 {
     struct stat info = {0};
-    int fd = open(path, O_RDWR | O_CLOEXEC | flags, 0666);
     mp_status st;
+    int fd;
 
-    if (fd < 0) return mp_fail(MP_ERR_IO, "%s: opening failed: %s", path, strerror(errno));
+    MP_TRY(mp_file_open(path, O_RDWR | flags, &fd));
     if (bytes < 0 && fstat(fd, &info) != 0)
         st = mp_fail(MP_ERR_IO, "%s: stat failed: %s", path, strerror(errno));
     else
@@ -52,9 +53,9 @@ mp_status mp_writer_lay_out(const char *path, int64_t room, mp_layout layout, co
  * waiting. */
 static mp_status look(const char *path)
 {
-    int fd = open(path, O_RDWR | O_CLOEXEC);
+    int fd;
 
-    if (fd < 0) return mp_fail(MP_ERR_IO, "%s: opening failed: %s", path, strerror(errno));
+    MP_TRY(mp_file_open(path, O_RDWR, &fd));
     close(fd);
     return MP_OK;
 }
@@ -96,6 +97,7 @@ mp_status mp_writer_open(mp_writer *writer, const mp_io *io, const mp_owner *own
     st = mp_comm_agree(io->comm, set_names(writer, path));
     if (st == MP_OK) st = begin(writer, room, layout, context);
     if (st == MP_OK) return MP_OK;
+    st = mp_h5_close(writer->temporary, &writer->file, st);
     if (io->comm->rank == 0 && writer->temporary != NULL) unlink(writer->temporary);
     forget(writer);
     return st;
@@ -103,17 +105,26 @@ mp_status mp_writer_open(mp_writer *writer, const mp_io *io, const mp_owner *own
 
 mp_status mp_writer_set(const mp_writer *w, const char *name, hid_t *set)
 {
+    char *place = NULL;
     mp_status st = MP_OK;
 
     *set = -1;
-    if (w->file >= 0) st = mp_h5_open_tensor(w->file, w->temporary, name, set);
-    return mp_comm_agree(w->io->comm, st);
+    if (w->file >= 0) st = mp_h5_place(name, &place);
+    st = mp_comm_agree(w->io->comm, st); /* one that does not open leaves the others waiting */
+    if (st == MP_OK && w->file >= 0) st = mp_h5_open_tensor(w->file, w->temporary, place, set);
+    mp_free(place);
+    st = mp_comm_agree(w->io->comm, st);
+    if (st == MP_OK || *set < 0) return st;
+    H5Dclose(*set);
+    *set = -1;
+    return st;
 }
 
 /* Flushes on every node; all ranks make both calls whatever has become of their part. */
 static mp_status close_shared(mp_writer *w, mp_status st)
 {
-    if (st == MP_OK && w->file >= 0 && H5Fflush(w->file, H5F_SCOPE_GLOBAL) < 0)
+    if (st == MP_OK && w->file >= 0 &&
+        (H5Fflush(w->file, H5F_SCOPE_GLOBAL) < 0 || mp_fault(MP_FAULT_H5_FLUSH)))
         st = mp_h5_fail(MP_ERR_IO, w->temporary, "flushing");
     return mp_comm_agree(w->io->comm, mp_h5_close(w->temporary, &w->file, st));
 }

@@ -29,25 +29,21 @@ static const mp_command_line line = {
     "export", "write a checkpoint as a Hugging Face directory (safetensors)", rows};
 
 /* What was written, and who takes it. */
-static mp_status tell(const export_config *config, const mp_source *source)
+static void tell(const export_config *config, const mp_source *source, const mp_model_size *size)
 {
-    mp_model_size size;
-
-    MP_TRY(mp_model_size_of(source, &size));
-    if (size.n_factored == 0)
+    if (size->n_factored == 0)
         mp_log(MP_LOG_INFO, "%s: %lld tensors", config->dir, (long long)source->count);
     else if (config->dense)
         mp_log(MP_LOG_INFO,
                "%s: dense, %.1f MB, for any loader; without --dense %.1f MB, for transformers with "
                "trust_remote_code",
-               config->dir, (double)size.dense / 1e6, (double)size.stored / 1e6);
+               config->dir, (double)size->dense / 1e6, (double)size->stored / 1e6);
     else
         mp_log(MP_LOG_INFO,
                "%s: %lld linear maps as factors, %.1f MB, for transformers with trust_remote_code; "
                "with --dense %.1f MB, for any loader",
-               config->dir, (long long)size.n_factored, (double)size.stored / 1e6,
-               (double)size.dense / 1e6);
-    return MP_OK;
+               config->dir, (long long)size->n_factored, (double)size->stored / 1e6,
+               (double)size->dense / 1e6);
 }
 
 static mp_status run(const mp_comm *comm, int argc, char **argv)
@@ -56,14 +52,16 @@ static mp_status run(const mp_comm *comm, int argc, char **argv)
     mp_source *source = NULL;
     char *assets = NULL;
     mp_model_io io;
+    mp_model_size size;
     mp_status st;
 
     MP_TRY(command_parse(&command_export, argc, argv, &config));
     MP_GO(mp_model_verify(comm, config.out));
     MP_GO(mp_model_io_parse(config.model_io, &io));
     MP_GO(mp_model_share(comm, config.out, io, &source, &assets));
+    MP_GO(mp_comm_agree(comm, mp_model_size_of(source, &size)));
     MP_GO(mp_export(comm, source, assets, config.dir, config.dense, 0));
-    MP_GO(mp_comm_agree(comm, tell(&config, source)));
+    tell(&config, source, &size);
 out:
     mp_source_close(&source);
     mp_free(assets);

@@ -115,8 +115,9 @@ int main(int argc, char **argv)
     if (st == MP_OK) {
         mp_log_setup(MP_LOG_INFO, comm->rank);
         startup_threads(comm);
-        st = dispatch(comm, argc, argv);
+        st = mp_comm_arm_fault(comm);
     }
+    if (st == MP_OK) st = dispatch(comm, argc, argv);
     if (st != MP_OK)
         mp_log(st == MP_ERR_STOPPED ? MP_LOG_INFO : MP_LOG_ERROR, "%s", mp_error_message());
     /* a status that the ranks have not agreed on: the others may wait for this one for ever */

@@ -1,5 +1,6 @@
 #include "mpress/comm.h"
 
+#include "mpress/fault.h"
 #include "mpress/memory.h"
 
 #include <limits.h>
@@ -35,8 +36,8 @@ static mp_status number_nodes(mp_comm *c)
 {
     int lowest = c->rank;
 
+    MP_TRY(mp_comm_agree(c, MP_NEW(c->node_of, c->size, "table of nodes")));
     MP_TRY(mp_mpi_check(MPI_Bcast(&lowest, 1, MPI_INT, 0, c->node), "numbering nodes"));
-    MP_TRY(MP_NEW(c->node_of, c->size, "table of nodes"));
     MP_TRY(mp_mpi_check(MPI_Allgather(&lowest, 1, MPI_INT, c->node_of, 1, MPI_INT, c->mpi),
                         "numbering nodes"));
     /* lowest[r] becomes an index: a rank that is its own lowest starts a node; the lowest rank of a
@@ -83,17 +84,20 @@ static mp_status fill(mp_comm *c, MPI_Comm world, const mp_comm *like, int apart
 static mp_status create(MPI_Comm world, const mp_comm *like, int apart, mp_comm **comm)
 {
     mp_comm *c = NULL;
+    int rank, size;
     mp_status st;
 
-    MP_TRY(MP_NEW(c, 1, "communicator"));
-    c->mpi = c->host = c->node = c->leaders = MPI_COMM_NULL;
-    st = fill(c, world, like, apart);
-    if (st != MP_OK) {
-        mp_comm_free(c);
-        return st;
-    }
+    MPI_Comm_rank(world, &rank);
+    MPI_Comm_size(world, &size);
+    st = MP_NEW(c, 1, "communicator");
+    if (st == MP_OK) c->mpi = c->host = c->node = c->leaders = MPI_COMM_NULL;
+    MP_GO(mp_agree_over(world, rank, size, st));
+    MP_GO(fill(c, world, like, apart));
     *comm = c;
-    return MP_OK;
+    c = NULL;
+out:
+    mp_comm_free(c);
+    return st;
 }
 
 mp_status mp_comm_create(MPI_Comm world, mp_comm **comm)
@@ -120,9 +124,13 @@ void mp_comm_free(mp_comm *comm)
 mp_status mp_agree_over(MPI_Comm mpi, int rank, int size, mp_status mine)
 {
     /* the minimum of "my rank if I failed, else size" is the lowest failing rank */
-    int first = mine == MP_OK ? size : rank, verdict = (int)mine;
     char text[1024] = "";
+    int first, verdict;
 
+    if (mp_fault(MP_FAULT_AGREE) && mine == MP_OK)
+        mine = mp_fail(MP_ERR_IO, "a failure of rank %d, made on purpose", rank);
+    first = mine == MP_OK ? size : rank;
+    verdict = (int)mine;
     MP_TRY(mp_mpi_check(MPI_Allreduce(MPI_IN_PLACE, &first, 1, MPI_INT, MPI_MIN, mpi),
                         "agreeing on a status"));
     if (first == size) return MP_OK;
@@ -137,6 +145,16 @@ mp_status mp_agree_over(MPI_Comm mpi, int rank, int size, mp_status mine)
 mp_status mp_comm_agree(const mp_comm *comm, mp_status mine)
 {
     return mp_agree_over(comm->mpi, comm->rank, comm->size, mine);
+}
+
+mp_status mp_comm_arm_fault(const mp_comm *comm)
+{
+    mp_fault_plan plan = {.nth = 0};
+
+    MP_TRY(mp_comm_agree(comm, comm->rank == 0 ? mp_fault_read(comm->size, &plan) : MP_OK));
+    MP_TRY(mp_comm_bcast(comm, &plan, sizeof plan, 0));
+    if (plan.nth > 0) mp_fault_arm(&plan, comm->rank);
+    return MP_OK;
 }
 
 mp_status mp_comm_same(const mp_comm *comm, int64_t value, const char *what)

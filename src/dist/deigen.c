@@ -2,6 +2,7 @@
 #include "mpress/drect.h"
 
 #include "dist_internal.h"
+#include "mpress/fault.h"
 #include "mpress/linalg.h"
 #include "mpress/log.h"
 #include "mpress/memory.h"
@@ -90,13 +91,15 @@ static mp_status gather_diagonals(const mp_drect *a, const tridiagonal *t, doubl
     const int n = (int)a->rows, ask = (int)a->rows;
     double *work = NULL;
     int da[9];
+    mp_status st;
 
     mp_dist_describe_rect(a, da);
-    MP_TRY(mp_grid_agree(a->on, MP_NEW_RAW(work, n, "a diagonal")));
+    MP_GO(mp_grid_agree(a->on, MP_NEW_RAW(work, n, "a diagonal")));
     pdlared1d_(&n, &one, &one, da, t->d, values, work, &ask);
     pdlared1d_(&n, &one, &one, da, t->e, off, work, &ask);
+out:
     mp_free(work);
-    return MP_OK;
+    return st;
 }
 
 /* More than pdstedc asks for, who forgets that pdlasrt sorts with np (nb + nq) numbers. */
@@ -115,18 +118,21 @@ static mp_status divide_and_conquer(double *values, double *off, mp_drect *z)
     mp_status st;
 
     mp_dist_describe_rect(z, dz);
-    MP_TRY(mp_grid_agree(z->on, MP_NEW_RAW(iwork, integers, "workspace of ScaLAPACK")));
+    MP_GO(mp_grid_agree(z->on, MP_NEW_RAW(iwork, integers, "workspace of ScaLAPACK")));
     pdstedc_("I", &n, values, off, z->data, &one, &one, dz, &query, &ask, &first, &ask, &info);
     st = mp_grid_agree(z->on, workspace(query, divide_formula(z), &work, &length));
     if (st == MP_OK) {
         info = 0;
         pdstedc_("I", &n, values, off, z->data, &one, &one, dz, work, &length, iwork, &integers,
                  &info);
+        if (mp_fault(MP_FAULT_EIGEN)) info = 1;
         st = checked("pdstedc", info);
     }
+    st = mp_grid_agree(z->on, st);
+out:
     mp_free(work);
     mp_free(iwork);
-    MP_TRY(mp_grid_agree(z->on, st));
+    MP_TRY(st);
     /* a matrix of one tile is solved by its owner, who keeps the values to himself */
     return mp_mpi_check(MPI_Bcast(values, n, MPI_DOUBLE, 0, z->on->members), "telling eigenvalues");
 }
@@ -285,6 +291,7 @@ mp_status mp_drect_svd(mp_drect *a, double *values, mp_drect *u, mp_drect *vt)
     if (st == MP_OK) {
         pdgesvd_("V", "V", &m, &n, a->data, &one, &one, da, values, u->data, &one, &one, du,
                  vt->data, &one, &one, dv, work, &length, &info);
+        if (mp_fault(MP_FAULT_SVD)) info = 1;
         st = checked("pdgesvd", info);
     }
     mp_free(work);

@@ -1,6 +1,7 @@
 /* Memory shared by the ranks of a node, and what memory a job has used. */
 #include "mpress/comm.h"
 
+#include "mpress/fault.h"
 #include "mpress/log.h"
 #include "mpress/memory.h"
 
@@ -31,6 +32,12 @@ static mp_status attach(const mp_comm *comm, size_t bytes, mp_shared *s)
     return MP_OK;
 }
 
+static void detach(mp_shared *s)
+{
+    MPI_Win_unlock_all(s->window);
+    MPI_Win_free(&s->window);
+}
+
 double mp_shared_room(const mp_comm *comm)
 {
     struct statvfs info;
@@ -46,7 +53,7 @@ static mp_status check_room(const mp_comm *comm, size_t bytes, const char *what)
     const double mib = 1.0 / (1 << 20), wanted = (double)bytes + SLACK;
     double room = mp_shared_room(comm);
 
-    if (comm->node_rank != 0 || room >= wanted) return MP_OK;
+    if (!mp_fault(MP_FAULT_SHARED) && (comm->node_rank != 0 || room >= wanted)) return MP_OK;
     return mp_fail(
         MP_ERR_NOFIT,
         "%s: %.1f MiB of memory shared by the ranks of a node, but /dev/shm has %.1f MiB left: "
@@ -68,7 +75,7 @@ static mp_status look_at_host(const mp_comm *comm, size_t bytes, const char *wha
     const double room = mp_shared_room(comm), copies = wanted * comm->host_size;
     const double memory = mp_memory_available();
 
-    *apart = room < wanted;
+    *apart = room < wanted || mp_fault(MP_FAULT_SHARED);
     if (!*apart) return MP_OK;
     snprintf(
         s->text, sizeof s->text,
@@ -144,6 +151,7 @@ mp_status mp_shared_create(const mp_comm *comm, size_t bytes, const char *what, 
             what, (double)bytes / (1 << 20), mp_error_message());
     st = mp_comm_agree(comm, st);
     if (st != MP_OK) {
+        if (st != MP_ERR_MPI) detach(s); /* otherwise some ranks may not have it */
         mp_free(s);
         return st;
     }
@@ -157,8 +165,7 @@ void mp_shared_free(mp_shared *shared)
 {
     if (shared == NULL) return;
     shared_now -= (int64_t)shared->bytes;
-    MPI_Win_unlock_all(shared->window);
-    MPI_Win_free(&shared->window);
+    detach(shared);
     mp_free(shared);
 }
 

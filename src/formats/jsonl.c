@@ -191,8 +191,8 @@ mp_status mp_jsonl_open(const char *path, mp_jsonl **file)
     MP_TRY(MP_NEW(made, 1, "a jsonl file"));
     made->fd = -1;
     MP_GO(mp_strdup(path, &made->path));
-    made->fd = open(path, O_RDONLY | O_CLOEXEC);
-    if (made->fd < 0 || fstat(made->fd, &info) != 0)
+    MP_GO(mp_file_open(path, O_RDONLY, &made->fd));
+    if (fstat(made->fd, &info) != 0)
         MP_GO(mp_fail(MP_ERR_IO, "%s: opening failed: %s", path, strerror(errno)));
     if (!S_ISREG(info.st_mode)) MP_GO(mp_fail(MP_ERR_IO, "%s: not a regular file", path));
     made->size = info.st_size;

@@ -191,8 +191,8 @@ static mp_status open_file(mp_safetensors_file *file, int64_t *file_size)
 {
     struct stat info;
 
-    file->fd = open(file->path, O_RDONLY | O_CLOEXEC);
-    if (file->fd < 0 || fstat(file->fd, &info) != 0)
+    MP_TRY(mp_file_open(file->path, O_RDONLY, &file->fd));
+    if (fstat(file->fd, &info) != 0)
         return mp_fail(MP_ERR_IO, "%s: opening failed: %s", file->path, strerror(errno));
     if (!S_ISREG(info.st_mode)) return mp_fail(MP_ERR_IO, "%s: not a regular file", file->path);
     *file_size = info.st_size;

@@ -1,6 +1,7 @@
 /* The symmetric eigenproblem on one rank (linalg.h): the other file of the door to LAPACK. */
 #include "mpress/linalg.h"
 
+#include "mpress/fault.h"
 #include "mpress/log.h"
 #include "mpress/memory.h"
 
@@ -48,6 +49,7 @@ static mp_status solve(int n, int k, double *a, double *values, double *vectors,
     mp_lap(&mark, &seconds[0]);
     dstedc_("I", &n, values, b->off, vectors, &n, b->work, &b->length, b->iwork, &b->integers,
             &info);
+    if (mp_fault(MP_FAULT_EIGEN)) info = 1;
     if (info != 0) return mp_fail(MP_ERR_NUMERIC, "dstedc did not converge (info %d)", info);
     mp_lap(&mark, &seconds[1]);
     dormtr_("L", "L", "N", &n, &k, a, &n, b->tau, vectors + (int64_t)(n - k) * n, &n, b->work,

@@ -1,5 +1,6 @@
 #include "mpress/linalg.h"
 
+#include "mpress/fault.h"
 #include "mpress/log.h"
 #include "mpress/memory.h"
 
@@ -181,6 +182,7 @@ mp_status mp_dpotrf(int64_t n, double *a, int64_t lda, int64_t *failed_at)
     MP_TRY(mp_to_blas_int(lda, "a leading dimension", &ld));
     dpotrf_("L", &order, a, &ld, &info);
     if (info < 0) return mp_fail(MP_ERR_INTERNAL, "dpotrf: argument %d is not valid", -info);
+    if (mp_fault(MP_FAULT_CHOLESKY)) info = 1;
     *failed_at = info;
     return MP_OK;
 }

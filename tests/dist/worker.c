@@ -1,6 +1,7 @@
 /* mpirun -n K worker CASE: runs one case on all ranks; exit 0 if every rank says MP_OK. */
 #include "worker.h"
 
+#include "mpress/log.h"
 #include "mpress/memory.h"
 
 #include <stdio.h>
@@ -60,6 +61,8 @@ int main(int argc, char **argv)
     }
     MPI_Init_thread(&argc, &argv, MPI_THREAD_FUNNELED, &provided);
     st = mp_comm_create(MPI_COMM_WORLD, &comm);
+    if (st == MP_OK) mp_log_setup(MP_LOG_INFO, comm->rank);
+    if (st == MP_OK) st = mp_comm_arm_fault(comm);
     if (st == MP_OK) st = c->run(comm);
     if (st != MP_OK && comm != NULL)
         fprintf(stderr, "rank %d: %s: %s\n", comm->rank, mp_error_place(), mp_error_message());
