@@ -51,6 +51,7 @@ mp_status golden_moment(const mp_comm *c, const double *h, int64_t n, int64_t ti
 {
     mp_moment *m = NULL;
     mp_dmat *d;
+    mp_status st;
 
     MP_TRY(mp_moment_create(c, n, tile, &m));
     d = m->matrix;
@@ -63,9 +64,12 @@ mp_status golden_moment(const mp_comm *c, const double *h, int64_t n, int64_t ti
             mp_dmat_tile(d, i / d->nb, j / d->nb)[j % d->nb * d->local_rows + i % d->nb] =
                 h[a * n + b];
         }
-    MP_TRY(mp_moment_finish(m, grid));
-    *moment = m;
-    return MP_OK;
+    st = mp_moment_finish(m, grid);
+    if (st == MP_OK)
+        *moment = m;
+    else
+        mp_moment_free(m);
+    return st;
 }
 
 mp_status golden_weight(const golden *g, const char *linear, double **weight, int64_t shape[2])
