@@ -106,7 +106,8 @@ typedef struct mp_method {
     mp_status (*prepare)(const mp_method_options *options, mp_moment *moment, mp_outcome *outcome);
 
     /* Replaces the weights.  Collective over problem->comm; rows are independent but for what the
-     * method asks of all ranks.  NULL where the method factors instead. */
+     * method asks of all ranks; the caller agrees on the status.  NULL where the method factors
+     * instead. */
     mp_status (*compress)(const mp_method_options *options, const mp_outcome *outcome,
                           mp_problem *problem);
 
