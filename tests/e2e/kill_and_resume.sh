@@ -16,7 +16,7 @@ compress() { # ranks, OUT, more options
     local ranks=$1 out=$2
     shift 2
     exec "$mpiexec" --bind-to none -n "$ranks" "$mpress" compress "$model" "$out" \
-        --calib "$model/sample-calib.jsonl" --nsamples 24 --seqlen 256 "$@"
+        --calib "$model/sample-calib.jsonl" --nsamples 8 --seqlen 128 "$@"
 }
 
 blocks_of() { # what the journal names, by lines, and by different blocks
