@@ -32,6 +32,13 @@ void mp_comm_free(mp_comm *comm);
  * these ranks say so: what nodes hold once is then there once per rank.  Collective. */
 mp_status mp_comm_apart(const mp_comm *comm, int apart, mp_comm **made);
 
+/* Rank `rank` of a job of `size` ranks, `per_node` of them on each node, that does not run: what it would
+ * send is counted as if it did (mp_comm_bytes_moved) and goes nowhere, sums over the ranks are this rank's
+ * own, and matrices have no elements.  For the parts of the road whose messages do not depend on data, so
+ * that a forecast counts bytes by the code that moves them.  Local. */
+mp_status mp_comm_create_dry(int rank, int size, int per_node, mp_comm **comm);
+int mp_comm_is_dry(const mp_comm *comm);
+
 /* After a step that can fail on some ranks only: the same status on all ranks, and on all of them the
  * message of the lowest rank that failed.  Collective; one small allreduce where all is well. */
 mp_status mp_comm_agree(const mp_comm *comm, mp_status mine);
@@ -50,6 +57,10 @@ mp_status mp_mpi_check(int code, const char *what);
 
 /* `bytes` from `root` to all, in pieces an int can count.  Collective. */
 mp_status mp_comm_bcast(const mp_comm *comm, void *buffer, size_t bytes, int root);
+
+/* The same for what ranks tell each other to stay together: not counted among the bytes moved, whose number
+ * then follows from model, windows and ranks alone. */
+mp_status mp_comm_tell(const mp_comm *comm, void *buffer, size_t bytes, int root);
 
 /* The same among the first ranks of the nodes, from the one of node `node`; others do not call it. */
 mp_status mp_comm_bcast_nodes(const mp_comm *comm, void *buffer, size_t bytes, int node);
@@ -81,8 +92,8 @@ void mp_exchange_free(mp_exchange *exchange);
 mp_status mp_comm_exchange(const mp_comm *comm, const mp_exchange *exchange, MPI_Datatype type,
                            const void *send, void *receive);
 
-/* Bytes this rank has sent so far through the functions of this floor (a broadcast counts at its
- * root, times the receivers). */
+/* Bytes of data this rank has sent so far through the functions of this floor (a broadcast counts at its
+ * root, times the receivers).  Reductions and what ScaLAPACK sends are not among them. */
 int64_t mp_comm_bytes_moved(void);
 void mp_comm_count_bytes(int64_t bytes);
 

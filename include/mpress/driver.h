@@ -17,6 +17,7 @@ typedef struct mp_job {
     const char *save_hidden;  /* auto, every=N, off */
     const char *hidden_dtype; /* fp32, bf16 */
     const char *max_time;     /* "SECONDS" or "HH:MM:SS"; NULL: no limit */
+    const char *mem_per_rank; /* "12G"; NULL: what is free */
     const char *rank_policy, *asvd_scale, *svd, *model_io;
     int64_t nsamples, seqlen, seed, blocksize, eval_seqlen, max_windows, batch;
     double state_ratio, damp, ratio, alpha, max_search_flop, stop_grace;

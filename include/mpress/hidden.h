@@ -32,4 +32,8 @@ int mp_hidden_active(const mp_hidden *hidden, const mp_comm *comm, int64_t round
 mp_status mp_hidden_embed(const mp_comm *comm, const mp_source *source, const int32_t *tokens,
                           mp_hidden *hidden);
 
+/* The messages of mp_hidden_embed, on a communicator that is dry (comm.h). */
+mp_status mp_hidden_embed_dry(const mp_comm *comm, int64_t n_sequences, int64_t n_tokens,
+                              int64_t width);
+
 #endif

@@ -97,6 +97,8 @@ typedef struct mp_method {
     int whitens; /* it knows the whole Hessian: mp_method_options.whiten and center are defined */
     double factor_flop,
         sweep_flop; /* for the clock: times n^3 (prepare), times n^2 per row (compress) */
+    int streams;    /* how often `compress` has the factor streamed to all ranks */
+    int knows_loss; /* it says what it has lost, so that nobody need measure it */
 
     /* Whether the options fit a linear map of d_in columns; MP_ERR_ARG with the explanation. */
     mp_status (*fits)(const mp_method_options *options, const char *name, int64_t d_in);

@@ -53,6 +53,9 @@ void mp_moment_free(mp_moment *moment);
 mp_status mp_moment_add(mp_moment *moment, mp_moment_scratch *scratch, int active, const float *x,
                         int64_t n_tokens, const float *weights);
 
+/* The messages of mp_moment_add, on a communicator that is dry (comm.h). */
+mp_status mp_moment_add_dry(mp_moment *moment, int active);
+
 /* Ends the sum: moves the tiles to `grid`, where they will be factorised, fills both triangles and the
  * diagonal.  Padding gets a one on its diagonal.  Collective.
  * Errors: MP_ERR_NUMERIC for non-finite activations (token and channel; the caller knows the layer). */

@@ -65,4 +65,7 @@ const char *mp_option_text(const mp_option *row, const void *config, char buffer
 int mp_parse_int(const char *text, int64_t *value);
 int mp_parse_double(const char *text, double *value);
 
+/* "12G", "1.5T", "512": bytes above 0, with a binary suffix K, M, G or T (1024, 1024^2, ...). */
+int mp_parse_bytes(const char *text, int64_t *bytes);
+
 #endif

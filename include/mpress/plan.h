@@ -22,6 +22,10 @@ mp_plan_task mp_plan_cholesky(int64_t n);
  * reduction is bound by memory and counts twice. */
 void mp_plan_add_lowrank(mp_plan_task *task, int64_t d_out, int64_t d_in, int64_t rank);
 
+/* What factorising a state of a block takes: a Cholesky factor of its moment or, where `ranks` [n_linears]
+ * is not NULL, an eigenproblem for each linear map that is not skipped. */
+mp_plan_task mp_plan_state(const mp_arch *arch, int state, const int *skip, const int64_t *ranks);
+
 double mp_plan_seconds(const mp_plan_task *task, const mp_grid *grid);
 
 /* A grid for each task: side by side where the model says that it gains, in turn on all ranks where not.

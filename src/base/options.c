@@ -30,6 +30,24 @@ int mp_parse_double(const char *text, double *value)
     return 0;
 }
 
+int mp_parse_bytes(const char *text, int64_t *bytes)
+{
+    static const char suffixes[] = "KMGT";
+    const size_t length = strlen(text);
+    const char *suffix = length > 0 ? strchr(suffixes, text[length - 1]) : NULL;
+    char number[32];
+    double value;
+
+    if (length == 0 || length >= sizeof number) return -1;
+    memcpy(number, text, length + 1);
+    if (suffix != NULL) number[length - 1] = '\0';
+    if (mp_parse_double(number, &value) != 0) return -1;
+    if (suffix != NULL) value = ldexp(value, 10 * (int)(suffix - suffixes + 1));
+    if (!(value >= 1.0 && value < 9e18)) return -1;
+    *bytes = (int64_t)value;
+    return 0;
+}
+
 static int is_positional(const mp_option *row)
 {
     return row->name[0] != '-';

@@ -11,7 +11,7 @@ mp_status mp_draw_windows(const mp_comm *comm, const mp_corpus_request *request,
     MP_TRY(mp_comm_agree(comm, comm->rank == 0 ? from(request, windows) : MP_OK));
     shape[0] = windows->count;
     shape[1] = windows->seqlen;
-    MP_TRY(mp_comm_bcast(comm, shape, sizeof shape, 0));
+    MP_TRY(mp_comm_tell(comm, shape, sizeof shape, 0));
     windows->count = shape[0];
     windows->seqlen = shape[1];
     if (positions > 0 && windows->seqlen > positions)

@@ -238,19 +238,28 @@ static int elements_of(const mp_dmat *d, int64_t begin, int64_t end, int owner)
     return (int)elements;
 }
 
+/* Who has how much of the panel of tile columns [begin, end) for whom. */
+static mp_status plan_merge(const mp_moment *m, mp_exchange *e, int active, int64_t begin,
+                            int64_t end)
+{
+    const mp_comm *comm = m->comm;
+    int mine = elements_of(m->matrix, begin, end, comm->rank);
+
+    for (int r = 0; r < comm->size; r++) {
+        e->send_counts[r] = comm->rank < active ? elements_of(m->matrix, begin, end, r) : 0;
+        e->receive_counts[r] = r < active ? mine : 0;
+    }
+    return mp_exchange_ready(comm, e);
+}
+
 /* Every rank's panel to the owners of its tiles, who add them in the order of the ranks. */
 static mp_status merge(mp_moment *m, mp_moment_scratch *s, int active, int64_t begin, int64_t end)
 {
     const mp_comm *comm = m->comm;
     mp_dmat *d = m->matrix;
     mp_exchange *e = s->exchange;
-    int mine = elements_of(d, begin, end, comm->rank);
 
-    for (int r = 0; r < comm->size; r++) {
-        e->send_counts[r] = comm->rank < active ? elements_of(d, begin, end, r) : 0;
-        e->receive_counts[r] = r < active ? mine : 0;
-    }
-    MP_TRY(mp_exchange_ready(comm, e));
+    MP_TRY(plan_merge(m, e, active, begin, end));
     for (int r = 0; r < comm->size && comm->rank < active; r++)
         cut(d, s->panel, begin, end, r, s->send + e->send_starts[r]);
     MP_TRY(mp_comm_exchange(comm, e, MPI_FLOAT, s->send, s->receive));
@@ -295,6 +304,24 @@ mp_status mp_moment_add(mp_moment *m, mp_moment_scratch *s, int active, const fl
     }
     clock_so_far.product_flop += (double)rows * (double)m->n * (double)m->n;
     return MP_OK;
+}
+
+mp_status mp_moment_add_dry(mp_moment *m, int active)
+{
+    mp_exchange *e = NULL;
+    int64_t end;
+    mp_status st;
+
+    if (m->comm->size == 1) return MP_OK;
+    MP_TRY(mp_exchange_create(m->comm, &e));
+    for (int64_t begin = 0; begin < m->matrix->tiles; begin = end) {
+        end = panel_end(m->matrix->tiles, m->matrix->nb, begin);
+        MP_GO(plan_merge(m, e, active, begin, end));
+        MP_GO(mp_comm_exchange(m->comm, e, MPI_FLOAT, NULL, NULL));
+    }
+out:
+    mp_exchange_free(e);
+    return st;
 }
 
 static mp_status check_finite(const mp_moment *m)

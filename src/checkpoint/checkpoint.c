@@ -177,8 +177,8 @@ static mp_status claim(mp_checkpoint *c, const char *const *reads, int n_reads, 
         c->lock = claimed->lock;
     }
     MP_TRY(mp_comm_agree(c->comm, st));
-    MP_TRY(mp_comm_bcast(c->comm, c->owner.run, sizeof c->owner.run, 0));
-    MP_TRY(mp_comm_bcast(c->comm, &claimed->resumed, sizeof claimed->resumed, 0));
+    MP_TRY(mp_comm_tell(c->comm, c->owner.run, sizeof c->owner.run, 0));
+    MP_TRY(mp_comm_tell(c->comm, &claimed->resumed, sizeof claimed->resumed, 0));
     c->resumed = claimed->resumed;
     return MP_OK;
 }

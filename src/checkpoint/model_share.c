@@ -60,7 +60,7 @@ static mp_status compare(const mp_comm *comm, const char *path, const view *v, m
     uint32_t root = v->crc;
     int first;
 
-    MP_TRY(mp_comm_bcast(comm, &root, sizeof root, 0));
+    MP_TRY(mp_comm_tell(comm, &root, sizeof root, 0));
     if (*mine == MP_OK && v->crc != root)
         *mine = mp_fail(MP_ERR_FORMAT, "%s: other files than rank 0 sees", path);
     b->count = *mine != MP_OK;
@@ -71,7 +71,7 @@ static mp_status compare(const mp_comm *comm, const char *path, const view *v, m
                         "looking at a model"));
     if (comm->rank == first)
         snprintf(b->reason, sizeof b->reason, "rank %d: %.480s", first, mp_error_message());
-    return mp_comm_bcast(comm, b->reason, sizeof b->reason, first);
+    return mp_comm_tell(comm, b->reason, sizeof b->reason, first);
 }
 
 static mp_status leave_to_root(const mp_comm *comm, const char *path, view *v)

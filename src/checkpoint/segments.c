@@ -95,7 +95,7 @@ static mp_status agree_on_size(const mp_io *io, const char *path, int64_t *bytes
     int64_t found = *bytes;
 
     if (io == NULL) return MP_OK;
-    MP_TRY(mp_comm_bcast(io->comm, bytes, sizeof *bytes, 0));
+    MP_TRY(mp_comm_tell(io->comm, bytes, sizeof *bytes, 0));
     if (io->place < 0) found = *bytes;
     return mp_comm_same(io->comm, found, path);
 }

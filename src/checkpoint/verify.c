@@ -70,7 +70,7 @@ mp_status mp_model_verify(const mp_comm *comm, const char *path)
     int is = comm->rank == 0 && mp_checkpoint_is(path);
     mp_status st = MP_OK;
 
-    MP_TRY(mp_comm_bcast(comm, &is, sizeof is, 0));
+    MP_TRY(mp_comm_tell(comm, &is, sizeof is, 0));
     if (!is) return MP_OK;
     MP_TRY(verify(comm, path, 1, &report));
     first = json_array_get(json_object_get(report, "damaged"), 0);

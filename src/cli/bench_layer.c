@@ -76,7 +76,7 @@ static mp_status solve_once(const mp_comm *comm, const mp_method *method,
     mp_outcome outcome = {.damping = NAN};
     double mark, start, n = (double)p->n;
     const mp_grid *grid = &m->matrix->grid;
-    mp_clock clock = {{0.0}, {0.0}};
+    mp_clock clock = {.seconds = {0.0}};
     mp_status st = MP_OK;
 
     for (int64_t i = 0; i < p->strips; i++)
@@ -151,7 +151,7 @@ static mp_status factor_once(const mp_comm *comm, const mp_method *method,
 {
     const mp_lowrank_times before = mp_lowrank_clock();
     mp_outcome outcome = {.damping = NAN};
-    mp_clock clock = {{0.0}, {0.0}};
+    mp_clock clock = {.seconds = {0.0}};
     double start, seconds;
     mp_status st = MP_OK;
 

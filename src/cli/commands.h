@@ -14,7 +14,7 @@ typedef struct mp_command {
 } mp_command;
 
 extern const mp_command command_compress, command_eval, command_export, command_inspect,
-    command_tokenize, command_synth, command_bench;
+    command_tokenize, command_synth, command_bench, command_plan;
 
 /* Parses on every rank (argv is the same everywhere). */
 mp_status command_parse(const mp_command *command, int argc, char **argv, void *config);

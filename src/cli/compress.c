@@ -83,6 +83,8 @@ static const mp_option rows[] = {
      MP_OPT_STRING, AT(hidden_dtype), MP_OPT_IDENTITY},
     {"--max-time", "T", "stop in time, with exit code 75: SECONDS or HH:MM:SS", NULL, MP_OPT_STRING,
      AT(max_time), 0},
+    {"--mem-per-rank", "SIZE", "refuse to start if a rank will need more: 800M, 12G (binary)", NULL,
+     MP_OPT_STRING, AT(mem_per_rank), 0},
     {"--stop-grace", "S", "seconds from a stop request (SIGUSR1, file OUT/stop) to the end", "60",
      MP_OPT_DOUBLE, AT(stop_grace), 0},
     {"--overwrite", NULL, "remove what another run left in OUT", NULL, MP_OPT_FLAG, AT(overwrite),

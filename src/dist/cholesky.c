@@ -40,6 +40,11 @@ static mp_status factor_column(mp_dmat *m, int64_t k, panel *p)
     return MP_OK;
 }
 
+static void count_column(const mp_dmat *m, int64_t k)
+{
+    mp_comm_count_bytes((m->order - k * m->nb) * m->nb * 8 * (m->grid.cols - 1));
+}
+
 /* Starts tile column k on its way to all ranks of the grid. */
 static mp_status send_column(mp_dmat *m, int64_t k, panel *p)
 {
@@ -52,7 +57,7 @@ static mp_status send_column(mp_dmat *m, int64_t k, panel *p)
 #pragma omp single
         st = factor_column(m, k, p); /* inside a region, so that BLAS keeps to one thread */
         MP_TRY(st);
-        mp_comm_count_bytes(rows * m->nb * 8 * (m->grid.cols - 1));
+        count_column(m, k);
     }
     MP_TRY(mp_mpi_check(
         MPI_Ibcast(&p->failed, 1, MPI_DOUBLE, owner_of(m, k), m->members, &p->requests[0]),
@@ -101,6 +106,11 @@ mp_status mp_dist_cholesky_exact(mp_dmat *matrix, int64_t *failed_at)
     panel p[2] = {{.values = NULL}, {.values = NULL}};
     mp_status st;
 
+    if (mp_comm_is_dry(matrix->comm)) {
+        for (int64_t k = 0; k < matrix->tiles; k++)
+            if (matrix->my_col == owner_of(matrix, k)) count_column(matrix, k);
+        return MP_OK;
+    }
     MP_TRY(mp_dist_open_members(matrix));
     st = MP_NEW_RAW(p[0].values, matrix->order * matrix->nb, "a panel of a factor");
     if (st == MP_OK)

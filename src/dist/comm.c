@@ -144,6 +144,7 @@ mp_status mp_agree_over(MPI_Comm mpi, int rank, int size, mp_status mine)
 
 mp_status mp_comm_agree(const mp_comm *comm, mp_status mine)
 {
+    if (mp_comm_is_dry(comm)) return mine;
     return mp_agree_over(comm->mpi, comm->rank, comm->size, mine);
 }
 
@@ -152,7 +153,7 @@ mp_status mp_comm_arm_fault(const mp_comm *comm)
     mp_fault_plan plan = {.nth = 0};
 
     MP_TRY(mp_comm_agree(comm, comm->rank == 0 ? mp_fault_read(comm->size, &plan) : MP_OK));
-    MP_TRY(mp_comm_bcast(comm, &plan, sizeof plan, 0));
+    MP_TRY(mp_comm_tell(comm, &plan, sizeof plan, 0));
     if (plan.nth > 0) mp_fault_arm(&plan, comm->rank);
     return MP_OK;
 }
@@ -185,12 +186,19 @@ static mp_status bcast_pieces(MPI_Comm comm, void *buffer, size_t bytes, int roo
 mp_status mp_comm_bcast(const mp_comm *comm, void *buffer, size_t bytes, int root)
 {
     if (comm->rank == root) mp_comm_count_bytes((int64_t)bytes * (comm->size - 1));
+    return mp_comm_tell(comm, buffer, bytes, root);
+}
+
+mp_status mp_comm_tell(const mp_comm *comm, void *buffer, size_t bytes, int root)
+{
+    if (mp_comm_is_dry(comm)) return MP_OK;
     return bcast_pieces(comm->mpi, buffer, bytes, root);
 }
 
 mp_status mp_comm_bcast_nodes(const mp_comm *comm, void *buffer, size_t bytes, int node)
 {
     if (comm->node_index == node) mp_comm_count_bytes((int64_t)bytes * (comm->node_count - 1));
+    if (mp_comm_is_dry(comm)) return MP_OK;
     return bcast_pieces(comm->leaders, buffer, bytes, node);
 }
 
@@ -199,6 +207,7 @@ mp_status mp_comm_send(const mp_comm *comm, const void *buffer, size_t bytes, in
     const char *at = buffer;
 
     mp_comm_count_bytes((int64_t)bytes);
+    if (mp_comm_is_dry(comm)) return MP_OK;
     while (bytes > 0) {
         int piece = bytes < PIECE ? (int)bytes : PIECE;
 
@@ -211,6 +220,7 @@ mp_status mp_comm_send(const mp_comm *comm, const void *buffer, size_t bytes, in
 
 mp_status mp_comm_receive(const mp_comm *comm, void *buffer, size_t bytes, int from)
 {
+    if (mp_comm_is_dry(comm)) return MP_OK;
     char *at = buffer;
 
     while (bytes > 0) {
@@ -226,24 +236,28 @@ mp_status mp_comm_receive(const mp_comm *comm, void *buffer, size_t bytes, int f
 
 mp_status mp_comm_sum(const mp_comm *comm, double *values, int count)
 {
+    if (mp_comm_is_dry(comm)) return MP_OK;
     return mp_mpi_check(MPI_Allreduce(MPI_IN_PLACE, values, count, MPI_DOUBLE, MPI_SUM, comm->mpi),
                         "sum over ranks");
 }
 
 mp_status mp_comm_max(const mp_comm *comm, double *values, int count)
 {
+    if (mp_comm_is_dry(comm)) return MP_OK;
     return mp_mpi_check(MPI_Allreduce(MPI_IN_PLACE, values, count, MPI_DOUBLE, MPI_MAX, comm->mpi),
                         "maximum over ranks");
 }
 
 mp_status mp_comm_min(const mp_comm *comm, double *values, int count)
 {
+    if (mp_comm_is_dry(comm)) return MP_OK;
     return mp_mpi_check(MPI_Allreduce(MPI_IN_PLACE, values, count, MPI_DOUBLE, MPI_MIN, comm->mpi),
                         "minimum over ranks");
 }
 
 mp_status mp_comm_sum_int(const mp_comm *comm, int64_t *values, int count)
 {
+    if (mp_comm_is_dry(comm)) return MP_OK;
     return mp_mpi_check(MPI_Allreduce(MPI_IN_PLACE, values, count, MPI_INT64_T, MPI_SUM, comm->mpi),
                         "sum over ranks");
 }
@@ -297,6 +311,7 @@ mp_status mp_comm_exchange(const mp_comm *comm, const mp_exchange *e, MPI_Dataty
 
     MPI_Type_size(type, &bytes);
     mp_comm_count_bytes((e->send_total - e->send_counts[comm->rank]) * (int64_t)bytes);
+    if (mp_comm_is_dry(comm)) return MP_OK;
     return mp_mpi_check(MPI_Alltoallv(send, e->send_counts, e->send_starts, type, receive,
                                       e->receive_counts, e->receive_starts, type, comm->mpi),
                         "exchange between ranks");

@@ -170,6 +170,7 @@ mp_status mp_dmat_cholesky(mp_dmat *matrix, int64_t *failed_at)
     if (matrix->my_row < 0) return MP_OK;
     if (matrix->order <= MP_EXACT_ORDER && matrix->grid.rows == 1)
         return mp_dist_cholesky_exact(matrix, failed_at);
+    if (mp_comm_is_dry(matrix->comm)) return MP_OK;
     if (matrix->grid.rows * matrix->grid.cols == 1)
         return mp_dpotrf(matrix->order, matrix->data, matrix->local_rows, failed_at);
     MP_TRY(mp_dist_open_context(matrix));

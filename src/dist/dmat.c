@@ -54,6 +54,7 @@ static mp_status allocate(mp_dmat *m)
             "a matrix of order %lld, %lld x %lld of it on one rank, does not fit the 32-bit "
             "integers of ScaLAPACK: use more ranks",
             (long long)m->order, (long long)m->local_rows, (long long)m->local_cols);
+    if (mp_comm_is_dry(m->comm)) return MP_OK;
     return MP_NEW(m->data, m->local_rows * m->local_cols, "tiles of a distributed matrix");
 }
 
@@ -169,6 +170,7 @@ static mp_status move_columns(const mp_dmat *from, mp_dmat *to, int64_t begin, i
             if (owns(to, i, j)) e->receive_counts[mp_grid_rank(&from->grid, i, j)] += (int)size;
         }
     MP_GO(mp_exchange_ready(comm, e));
+    if (mp_comm_is_dry(comm)) goto out;
     MP_GO(MP_NEW_RAW(out, e->send_total, "tiles to send"));
     MP_GO(MP_NEW_RAW(in, e->receive_total, "tiles to receive"));
     for (int64_t j = begin; j < end; j++)
@@ -183,7 +185,7 @@ static mp_status move_columns(const mp_dmat *from, mp_dmat *to, int64_t begin, i
 out:
     st = mp_comm_agree(comm, st);
     if (st == MP_OK) st = mp_comm_exchange(comm, e, MPI_DOUBLE, out, in);
-    for (int64_t j = begin; j < end && st == MP_OK; j++)
+    for (int64_t j = begin; j < end && st == MP_OK && in != NULL; j++)
         for (int64_t i = j; i < from->tiles; i++)
             if (mp_grid_rank(&to->grid, i, j) == rank) {
                 int *start = &e->receive_starts[mp_grid_rank(&from->grid, i, j)];

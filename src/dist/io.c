@@ -70,7 +70,7 @@ static mp_status make_probe(const mp_comm *comm, const char *dir, probe *p)
     if (comm->rank == 0 && getrandom(content, sizeof content, 0) != (ssize_t)sizeof content)
         st = mp_fail(MP_ERR_IO, "no random numbers: %s", strerror(errno));
     MP_TRY(mp_comm_agree(comm, st));
-    MP_TRY(mp_comm_bcast(comm, content, sizeof content, 0));
+    MP_TRY(mp_comm_tell(comm, content, sizeof content, 0));
     *p = (probe){.crc = mp_crc32c(0, content, sizeof content),
                  .bytes = sizeof content,
                  .flags = O_RDWR,
@@ -96,8 +96,8 @@ static mp_status take_probe(const mp_comm *comm, const char *path, probe *p)
     p->bytes = (int64_t)length;
     mp_free(content);
     MP_TRY(mp_comm_agree(comm, st));
-    MP_TRY(mp_comm_bcast(comm, &p->crc, sizeof p->crc, 0));
-    return mp_comm_bcast(comm, &p->bytes, sizeof p->bytes, 0);
+    MP_TRY(mp_comm_tell(comm, &p->crc, sizeof p->crc, 0));
+    return mp_comm_tell(comm, &p->bytes, sizeof p->bytes, 0);
 }
 
 /* server_of holds 1 for the ranks that see the directory. */

@@ -13,11 +13,11 @@ mp_status mp_remote_bytes(const mp_comm *comm, mp_status mine, char **bytes, siz
     mp_status st = MP_OK;
 
     MP_TRY(mp_comm_agree(comm, mine));
-    MP_TRY(mp_comm_bcast(comm, length, sizeof *length, 0));
+    MP_TRY(mp_comm_tell(comm, length, sizeof *length, 0));
     if (comm->rank != 0)
         st = mp_alloc((void **)bytes, (int64_t)*length + 1, 1, 1, "what rank 0 has read");
     MP_TRY(mp_comm_agree(comm, st));
-    return mp_comm_bcast(comm, *bytes, *length, 0);
+    return mp_comm_tell(comm, *bytes, *length, 0);
 }
 
 mp_status mp_remote_json(const mp_comm *comm, const char *path, json_t **object)
@@ -135,7 +135,7 @@ mp_status mp_remote_source(const mp_comm *comm, mp_source **source)
     mp_status st = comm->rank == 0 ? pack(*source, &bytes, &length) : MP_OK;
 
     MP_GO(mp_remote_bytes(comm, st, &bytes, &length));
-    MP_GO(mp_comm_bcast(comm, &count, sizeof count, 0));
+    MP_GO(mp_comm_tell(comm, &count, sizeof count, 0));
     if (comm->rank != 0) {
         st = unpack((mp_tensor_info *)bytes, count, &made);
         if (st == MP_OK) bytes = NULL;

@@ -99,7 +99,7 @@ static mp_status gather_shortage(const mp_comm *comm, int apart, shortage *s)
     if (s->hosts == 0) return MP_OK;
     MP_TRY(mp_mpi_check(MPI_Allreduce(MPI_IN_PLACE, &first, 1, MPI_INT, MPI_MIN, comm->mpi),
                         "looking at shared memory"));
-    return mp_comm_bcast(comm, s->text, sizeof s->text, first);
+    return mp_comm_tell(comm, s->text, sizeof s->text, first);
 }
 
 mp_status mp_shared_plan(const mp_comm *comm, size_t bytes, const char *what, mp_comm **apart)

@@ -60,10 +60,9 @@ static mp_status start(mp_stream *s, in_flight *slot)
         int64_t first, count = tiles_of_row(begin, end, p, m->grid.rows, &first);
         int root = mp_grid_rank(&m->grid, p, s->next);
 
-        if (root == m->comm->rank) {
-            pack(m, s->next, first, count, slot->packed + offset);
-            mp_comm_count_bytes(count * tile * 4 * (m->comm->size - 1));
-        }
+        if (root == m->comm->rank) mp_comm_count_bytes(count * tile * 4 * (m->comm->size - 1));
+        if (mp_comm_is_dry(m->comm)) continue;
+        if (root == m->comm->rank) pack(m, s->next, first, count, slot->packed + offset);
         MP_TRY(mp_mpi_check(MPI_Ibcast(slot->packed + offset, (int)(count * tile), MPI_FLOAT, root,
                                        m->comm->mpi, &slot->requests[p]),
                             "broadcasting a tile column"));
@@ -72,6 +71,13 @@ static mp_status start(mp_stream *s, in_flight *slot)
     slot->tile = s->next;
     s->next += s->step;
     return MP_OK;
+}
+
+static mp_status wait_for(const mp_stream *s, const in_flight *slot)
+{
+    if (mp_comm_is_dry(s->matrix->comm)) return MP_OK;
+    return mp_mpi_check(MPI_Waitall(s->matrix->grid.rows, slot->requests, MPI_STATUSES_IGNORE),
+                        "receiving a tile column");
 }
 
 mp_status mp_stream_create(const mp_dmat *matrix, mp_half half, int64_t first, int64_t step,
@@ -130,12 +136,11 @@ mp_status mp_stream_next(mp_stream *stream, float **column, int64_t *length)
     int64_t begin, end;
 
     if (slot->tile < 0) return mp_fail(MP_ERR_INTERNAL, "a stream of tile columns has ended");
-    MP_TRY(mp_mpi_check(MPI_Waitall(stream->matrix->grid.rows, slot->requests, MPI_STATUSES_IGNORE),
-                        "receiving a tile column"));
+    MP_TRY(wait_for(stream, slot));
     MP_TRY(start(stream, &stream->slots[1 - stream->turn]));
     half_rows(stream, slot->tile, &begin, &end);
     *length = (end - begin) * stream->matrix->nb;
-    unpack(stream, slot, *length);
+    if (!mp_comm_is_dry(stream->matrix->comm)) unpack(stream, slot, *length);
     *column = stream->column;
     slot->tile = -1;
     stream->turn = 1 - stream->turn;
@@ -148,8 +153,7 @@ void mp_stream_free(mp_stream *stream)
     for (int i = 0; i < 2; i++) {
         in_flight *slot = &stream->slots[i];
 
-        if (slot->tile >= 0)
-            MPI_Waitall(stream->matrix->grid.rows, slot->requests, MPI_STATUSES_IGNORE);
+        if (slot->tile >= 0) wait_for(stream, slot);
         mp_free(slot->packed);
         mp_free(slot->requests);
     }

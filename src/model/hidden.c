@@ -45,6 +45,25 @@ int mp_hidden_active(const mp_hidden *hidden, const mp_comm *comm, int64_t round
     return left < comm->size ? (int)left : comm->size;
 }
 
+static int owner_of(const mp_comm *comm, int64_t sequence)
+{
+    return (int)(sequence % comm->size);
+}
+
+static size_t sequence_bytes(int64_t n_tokens, int64_t width)
+{
+    return (size_t)(n_tokens * width) * sizeof(float);
+}
+
+mp_status mp_hidden_embed_dry(const mp_comm *comm, int64_t n_sequences, int64_t n_tokens,
+                              int64_t width)
+{
+    for (int64_t s = 0; s < n_sequences && comm->rank == 0; s++)
+        if (owner_of(comm, s) != 0)
+            MP_TRY(mp_comm_send(comm, NULL, sequence_bytes(n_tokens, width), owner_of(comm, s)));
+    return MP_OK;
+}
+
 /* A window that cannot be embedded is sent all the same: the others are waiting for it, and learn of
  * the failure when all agree at the end. */
 static mp_status embed_and_send(const mp_comm *comm, const mp_source *source, const int32_t *tokens,
@@ -56,15 +75,15 @@ static mp_status embed_and_send(const mp_comm *comm, const mp_source *source, co
 
     st = MP_NEW(window, size, "embedding of one window");
     for (int64_t s = 0; s < h->n_sequences; s++) {
-        int owner = (int)(s % comm->size);
+        int owner = owner_of(comm, s);
         float *to = owner == 0 ? mp_hidden_sequence(h, s / comm->size) : window;
 
         if (st == MP_OK)
             st =
                 mp_weights_gather(source, MP_EMBED_NAME, tokens + s * h->n_tokens, h->n_tokens, to);
         if (owner == 0) continue;
-        sent = mp_comm_send(comm, window != NULL ? window : h->states, (size_t)size * sizeof *to,
-                            owner);
+        sent = mp_comm_send(comm, window != NULL ? window : h->states,
+                            sequence_bytes(h->n_tokens, h->width), owner);
         if (sent != MP_OK) st = sent;
     }
     mp_free(window);
@@ -74,7 +93,7 @@ static mp_status embed_and_send(const mp_comm *comm, const mp_source *source, co
 mp_status mp_hidden_embed(const mp_comm *comm, const mp_source *source, const int32_t *tokens,
                           mp_hidden *hidden)
 {
-    size_t bytes = (size_t)(hidden->n_tokens * hidden->width) * sizeof(float);
+    size_t bytes = sequence_bytes(hidden->n_tokens, hidden->width);
     mp_status st = MP_OK;
 
     if (comm->rank == 0)

@@ -171,9 +171,11 @@ mp_status mp_runner_replay(mp_runner *run)
 /* All sequences through the dense block at hand, its states measured: units [n_states]. */
 static mp_status measure_block(mp_runner *run, unit *units, float *buffer[3])
 {
+    double mark = mp_seconds();
     mp_status st, pass = MP_OK;
 
     for (int s = 0; s < run->arch->n_states; s++) MP_TRY(unit_open(run, &units[s]));
+    mp_clock_lap(&run->clock, MP_PHASE_COLLECT, 0.0, &mark);
     for (int64_t round = 0; round < run->hidden->rounds; round++) {
         MP_TRY(mp_stop_poll(run->comm));
         st = pass_sequence(run, round, units, buffer);
@@ -235,14 +237,16 @@ static mp_status run_state(mp_runner *run, int state, const mp_batch_item *item,
     int64_t size = run->hidden->n_tokens * s->width, local = run->hidden->local;
     int64_t before = state > 0 ? run->hidden->n_tokens * run->arch->states[state - 1].width : 0;
     float *keep = NULL;
+    double mark;
     mp_status st, pass = MP_OK;
 
     st = s->normalised ? MP_OK : MP_NEW_RAW(keep, local * size, "states of all local sequences");
     MP_GO(mp_comm_agree(run->comm, st));
+    mark = mp_seconds();
     MP_GO(unit_open(run, &u));
+    mp_clock_lap(&run->clock, MP_PHASE_COLLECT, 0.0, &mark);
     for (int64_t i = 0; i < run->hidden->rounds; i++) {
         float *x = keep != NULL && i < local ? keep + i * size : buffer[0];
-        double mark;
 
         MP_GO(mp_stop_poll(run->comm));
         mark = mp_seconds();

@@ -79,6 +79,7 @@ static mp_status read_options(run *r)
     MP_TRY(mp_bos_parse(job->bos, &r->bos));
     MP_TRY(resume_options(r));
     MP_TRY(stopping_options(r));
+    MP_TRY(afford_options(r));
     MP_TRY(mp_model_io_parse(job->model_io, &r->model_io));
     if (job->calib == NULL && (r->runner.method->needs & MP_NEED_MOMENT) != 0)
         return mp_fail(MP_ERR_ARG, "--calib: method %s needs calibration data", job->method);
@@ -104,7 +105,7 @@ static mp_status evaluate_before(run *r)
     int64_t crc = r->comm->rank == 0 ? mp_windows_crc32c(&r->evaluation) : 0;
 
     if (r->job->eval == NULL) return MP_OK;
-    MP_TRY(mp_comm_bcast(r->comm, &crc, sizeof crc, 0));
+    MP_TRY(mp_comm_tell(r->comm, &crc, sizeof crc, 0));
     if (noted != NULL && json_integer_value(json_object_get(noted, "crc")) == crc) {
         r->before.nll = json_number_value(json_object_get(noted, "nll"));
         r->before.perplexity = exp(r->before.nll);
@@ -315,6 +316,8 @@ static int is_done(const run *r)
 /* From the claim on OUT to the end. */
 static mp_status carry_out(run *r)
 {
+    double mark = r->started;
+
     MP_TRY(resume_open(r));
     if (is_done(r)) {
         mp_log(MP_LOG_INFO, "%s: finished already, by the same options; every file is whole",
@@ -325,6 +328,7 @@ static mp_status carry_out(run *r)
     MP_TRY(resume_recall(r));
     MP_TRY(measure_rate(r));
     MP_TRY(report_start(r));
+    mp_clock_lap(&r->runner.clock, MP_PHASE_START, 0.0, &mark);
     MP_TRY(evaluate_before(r));
     MP_TRY(make_blocks(r));
     return finish(r);
@@ -342,6 +346,7 @@ mp_status mp_compress(const mp_comm *comm, const mp_job *job)
     MP_GO(run_open_model(&r));
     MP_GO(run_identify(&r));
     MP_GO(run_draw_windows(&r));
+    MP_GO(run_afford(&r));
     MP_GO(ranks_afford(&r));
     MP_GO(run_check_outside_blocks(&r));
     MP_GO(carry_out(&r));

@@ -106,19 +106,18 @@ static mp_status settle(const mp_linear *l, int64_t begin, int64_t end)
     return MP_OK;
 }
 
-/* Every node's copy from those of all: each element is on one node, and zero on the others. */
-static mp_status merge_nodes(const mp_comm *comm, float *values, int64_t count)
+mp_status lowrank_share_factors(const mp_comm *comm, float *values, int64_t count)
 {
     enum { PIECE = 1 << 26 };
 
-    if (comm->leaders == MPI_COMM_NULL || comm->node_count == 1) return MP_OK;
-    for (int64_t i = 0; i < count; i += PIECE) {
+    if (comm->node_rank != 0 || comm->node_count == 1) return MP_OK;
+    mp_comm_count_bytes(count * (int64_t)sizeof *values);
+    for (int64_t i = 0; i < count && !mp_comm_is_dry(comm); i += PIECE) {
         int n = (int)(count - i < PIECE ? count - i : PIECE);
 
         MP_TRY(mp_mpi_check(
             MPI_Allreduce(MPI_IN_PLACE, values + i, n, MPI_FLOAT, MPI_SUM, comm->leaders),
             "gathering factors"));
-        mp_comm_count_bytes((int64_t)n * (int64_t)sizeof *values);
     }
     return MP_OK;
 }
@@ -136,7 +135,7 @@ static mp_status publish(const mp_runner *run, const mp_factors *f, int64_t rank
     MP_TRY(mp_shared_fence(comm, run->block->memory));
     if (f->a != NULL) place(f, l);
     MP_TRY(mp_shared_fence(comm, run->block->memory));
-    MP_TRY(mp_comm_agree(comm, merge_nodes(comm, l->weight, size)));
+    MP_TRY(mp_comm_agree(comm, lowrank_share_factors(comm, l->weight, size)));
     MP_TRY(mp_shared_fence(comm, run->block->memory));
     mp_share(rank, 1, comm->node_rank, comm->node_size, &begin, &end);
     MP_TRY(mp_comm_agree(comm, settle(l, begin, end)));

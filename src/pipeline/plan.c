@@ -36,6 +36,19 @@ void mp_plan_add_lowrank(mp_plan_task *task, int64_t d_out, int64_t d_in, int64_
     task->exact = 0;
 }
 
+mp_plan_task mp_plan_state(const mp_arch *arch, int state, const int *skip, const int64_t *ranks)
+{
+    const mp_state *s = &arch->states[state];
+    mp_plan_task task = mp_plan_cholesky(s->width);
+
+    if (ranks == NULL) return task;
+    task.work = task.messages = 0.0;
+    for (int i = s->first_linear; i < s->first_linear + s->linear_count; i++)
+        if (!skip[i])
+            mp_plan_add_lowrank(&task, arch->linears[i].d_out, arch->linears[i].d_in, ranks[i]);
+    return task;
+}
+
 double mp_plan_seconds(const mp_plan_task *task, const mp_grid *grid)
 {
     double order = (double)task->order, ranks = (double)grid->rows * grid->cols;

@@ -102,6 +102,7 @@ static void since_last_block(run *r, mp_clock *delta)
     for (int i = 0; i < MP_PHASE_COUNT; i++) {
         delta->seconds[i] = r->runner.clock.seconds[i] - r->clock_before.seconds[i];
         delta->flop[i] = r->runner.clock.flop[i] - r->clock_before.flop[i];
+        delta->moved[i] = r->runner.clock.moved[i] - r->clock_before.moved[i];
     }
     r->clock_before = r->runner.clock;
 }
@@ -313,9 +314,9 @@ static json_t *phases_json(const mp_clock_summary *s)
     json_t *phases = json_object();
 
     for (int i = 0; i < MP_PHASE_COUNT; i++)
-        json_object_set_new(
-            phases, mp_phase_name((mp_phase)i),
-            json_pack("{s:f, s:f, s:f}", "min", s->min[i], "mean", s->mean[i], "max", s->max[i]));
+        json_object_set_new(phases, mp_phase_name((mp_phase)i),
+                            json_pack("{s:f, s:f, s:f, s:I}", "min", s->min[i], "mean", s->mean[i],
+                                      "max", s->max[i], "bytes_moved", (json_int_t)s->moved[i]));
     return phases;
 }
 

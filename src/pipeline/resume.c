@@ -150,7 +150,7 @@ mp_status resume_recall(run *r)
     if (!mp_checkpoint_resumed(r->checkpoint)) return MP_OK;
     recall_ranks(r);
     MP_TRY(mp_comm_agree(r->comm, r->comm->rank == 0 ? recall_results(r) : MP_OK));
-    return mp_comm_bcast(r->comm, r->results, bytes, 0);
+    return mp_comm_tell(r->comm, r->results, bytes, 0);
 }
 
 mp_status resume_hidden(run *r, int64_t *first)
@@ -191,7 +191,7 @@ static mp_status choose_every(run *r, double seconds)
 
     if (r->save.every >= 0 || r->save.block_seconds <= 0.0) return MP_OK;
     r->save.every = every < 1.0 ? 1 : every > 1e6 ? 1000000 : (int64_t)every;
-    MP_TRY(mp_comm_bcast(r->comm, &r->save.every, sizeof r->save.every, 0));
+    MP_TRY(mp_comm_tell(r->comm, &r->save.every, sizeof r->save.every, 0));
     if (r->save.every > 1)
         mp_log(MP_LOG_INFO, "hidden states are saved every %lld blocks (%.1f s each time)",
                (long long)r->save.every, seconds);

@@ -57,6 +57,7 @@ typedef struct run {
     int64_t search_retries;     /* factorisations that the search for them tried again */
     int has_ranks;              /* an earlier run has searched for them */
     double max_seconds;         /* of the whole run; 0: no limit */
+    int64_t rank_limit;         /* bytes that a rank may have; 0: what is free */
     double started, gemm_flops; /* seconds; single-precision rate of all ranks together */
     mp_clock clock_before;      /* at the end of the last block */
 } run;
@@ -103,6 +104,13 @@ mp_status run_keep_windows(const run *r);
 /* The embedded windows as hidden states of all ranks: the first or, after a search, the second time.
  * Collective; agreed. */
 mp_status run_embed(run *r);
+
+/* afford.c: --mem-per-rank; MP_ERR_ARG. */
+mp_status afford_options(run *r);
+
+/* afford.c: MP_ERR_NOFIT where the run will not fit --mem-per-rank, or the memory of a host.  The windows
+ * are drawn.  Collective; agreed. */
+mp_status run_afford(run *r);
 
 /* stopping.c: --max-time and --stop-grace; MP_ERR_ARG. */
 mp_status stopping_options(run *r);

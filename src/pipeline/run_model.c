@@ -105,5 +105,5 @@ mp_status run_identify(run *r)
 
     if (r->comm->rank == 0) st = mp_model_identity(r->source, r->assets, r->identity);
     MP_TRY(mp_comm_agree(r->comm, st));
-    return mp_comm_bcast(r->comm, r->identity, sizeof r->identity, 0);
+    return mp_comm_tell(r->comm, r->identity, sizeof r->identity, 0);
 }

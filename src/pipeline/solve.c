@@ -87,6 +87,18 @@ static mp_status round_weights(const mp_runner *run, const int *linear, mp_probl
     return MP_OK;
 }
 
+mp_status solve_share_rows(const mp_comm *comm, int64_t d_out, int64_t n, float *weight)
+{
+    for (int r = 0; r < comm->size && comm->node_rank == 0 && comm->node_count > 1; r++) {
+        int64_t begin, end;
+
+        mp_share(d_out, MP_STRIP, r, comm->size, &begin, &end);
+        MP_TRY(mp_comm_bcast_nodes(comm, weight != NULL ? weight + begin * n : NULL,
+                                   (size_t)((end - begin) * n) * sizeof *weight, comm->node_of[r]));
+    }
+    return MP_OK;
+}
+
 /* The rows of all ranks to the weights of every node: inside a node by writing, between nodes by one
  * broadcast per rank among the first ranks of the nodes. */
 static mp_status publish(const mp_runner *run, const int *linear, const mp_problem *p)
@@ -101,15 +113,9 @@ static mp_status publish(const mp_runner *run, const int *linear, const mp_probl
                              solve_node_row(run, p, i, linear[i], row));
     }
     MP_TRY(mp_shared_fence(comm, run->block->memory));
-    for (int i = 0; i < p->parts && comm->leaders != MPI_COMM_NULL && comm->node_count > 1; i++)
-        for (int r = 0; r < comm->size; r++) {
-            int64_t begin, end;
-
-            mp_share(p->part[i].d_out, MP_STRIP, r, comm->size, &begin, &end);
-            MP_TRY(mp_comm_bcast_nodes(comm, run->block->linears[linear[i]].weight + begin * p->n,
-                                       (size_t)((end - begin) * p->n) * sizeof(float),
-                                       comm->node_of[r]));
-        }
+    for (int i = 0; i < p->parts; i++)
+        MP_TRY(
+            solve_share_rows(comm, p->part[i].d_out, p->n, run->block->linears[linear[i]].weight));
     return mp_shared_fence(comm, run->block->memory);
 }
 

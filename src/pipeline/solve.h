@@ -17,6 +17,14 @@ float *solve_node_row(const mp_runner *runner, const mp_problem *problem, int pa
 /* Rows of a part in the strip that begins at `row`. */
 int64_t solve_rows_of_strip(const mp_part *part, int64_t row);
 
+/* Each rank's rows of a linear map's weights [d_out, n] to the other nodes.  On a communicator that is dry
+ * `weight` may be NULL.  Collective over the first ranks of the nodes, the others return. */
+mp_status solve_share_rows(const mp_comm *comm, int64_t d_out, int64_t n, float *weight);
+
+/* lowrank.c: `count` numbers of factors, each of which one node has and the others have as zero, to all
+ * nodes; as above. */
+mp_status lowrank_share_factors(const mp_comm *comm, float *values, int64_t count);
+
 /* lowrank.c: the factors of one state's linear maps on the grid of its moment.  Collective over that
  * grid.  factors: [MP_MAX_LINEARS], by linear map. */
 mp_status lowrank_factorise(mp_runner *runner, int state, mp_moment *moment, const int *skip,

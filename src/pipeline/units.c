@@ -77,22 +77,6 @@ static mp_status share_outcome(mp_runner *run, unit *u)
     return MP_OK;
 }
 
-/* What factorising a unit takes: a Cholesky factor of its moment, or an eigenproblem per linear map. */
-static mp_plan_task task_of(const mp_runner *run, const unit *u)
-{
-    const mp_state *s = &run->arch->states[u->state];
-    mp_plan_task task = mp_plan_cholesky(s->width);
-
-    if (run->method->factorise == NULL) return task;
-    task.work = task.messages = 0.0;
-    for (int i = s->first_linear; i < s->first_linear + s->linear_count; i++) {
-        const mp_linear_row *row = &run->arch->linears[i];
-
-        if (!u->item->skip[i]) mp_plan_add_lowrank(&task, row->d_out, row->d_in, u->item->ranks[i]);
-    }
-    return task;
-}
-
 static mp_status plan(const mp_runner *run, unit *units, int count)
 {
     mp_plan_task *tasks = NULL;
@@ -103,7 +87,10 @@ static mp_status plan(const mp_runner *run, unit *units, int count)
     MP_GO(MP_NEW(tasks, count, "a plan"));
     MP_GO(MP_NEW(grids, count, "a plan"));
     for (int i = 0; i < count; i++)
-        if (units[i].moment != NULL) tasks[tasks_count++] = task_of(run, &units[i]);
+        if (units[i].moment != NULL)
+            tasks[tasks_count++] =
+                mp_plan_state(run->arch, units[i].state, units[i].item->skip,
+                              run->method->factorise != NULL ? units[i].item->ranks : NULL);
     MP_GO(mp_plan_grids(tasks, tasks_count, run->comm->size, grids));
     tasks_count = 0;
     for (int i = 0; i < count; i++)

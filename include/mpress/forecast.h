@@ -1,0 +1,94 @@
+/* What a run will take before it is started: bytes, memory, flop, and from measured rates the time.
+ * Floor 9: pipeline.
+ *
+ * Messages are counted by the code that sends them, run dry for every rank (comm.h), so that their bytes are
+ * exact at any number of ranks; those inside ScaLAPACK (states wider than MP_EXACT_ORDER on several ranks,
+ * eigenproblems) and reductions of a few numbers are not among them, as in the report of a run.  All ranks
+ * are taken to see the model and OUT; an evaluation and a search for ranks come on top. */
+#ifndef MPRESS_FORECAST_H
+#define MPRESS_FORECAST_H
+
+#include "mpress/block_run.h"
+
+/* A run that is thought of. */
+typedef struct mp_forecast_job {
+    const mp_arch *arch;
+    const mp_method *method;
+    const mp_method_options *options;
+    mp_order order;
+    int64_t windows, seqlen;       /* calibration; no windows: none */
+    int64_t ranks[MP_MAX_LINEARS]; /* of the factors, where the method factors */
+    int size, per_node;            /* ranks, and how many of them share a node */
+    int batch;                     /* blocks whose weights are held at once */
+    int exports;                   /* OUT/hf is written */
+} mp_forecast_job;
+
+/* Bytes that one rank has at its worst moment, by what they are; `weights` are those of the node that it
+ * shares. */
+typedef struct mp_forecast_memory {
+    int64_t weights; /* per node: blocks in single precision */
+    int64_t hidden;  /* hidden states, and in linear order the states kept between maps */
+    int64_t moments; /* tiles of the second moments */
+    int64_t rows;    /* weights under work, before and after */
+    int64_t buffers; /* states of one window, forward pass, panels, messages */
+    int64_t base;    /* of the program before it has a model */
+    int64_t rank;    /* all of them but `weights` */
+} mp_forecast_memory;
+
+typedef struct mp_forecast {
+    double work
+        [MP_PHASE_COUNT]; /* of the busiest rank: flop, or bytes where a phase computes nothing */
+    int64_t moved[MP_PHASE_COUNT];                    /* bytes that all ranks send */
+    int64_t files;                                    /* that are written and made to last */
+    int64_t read_bytes;                               /* of the model */
+    int64_t checkpoint_bytes, hf_bytes, hidden_bytes; /* on disk; the last while the run lasts */
+    mp_forecast_memory memory;                        /* of the rank that needs most */
+    int64_t node_bytes;                               /* of the node that needs most */
+} mp_forecast;
+
+/* Work, messages and files.  Local; the same on all ranks.
+ * Cost: ranks^2 times the tiles of a block's moments; seconds for a thousand ranks of a 70B model. */
+mp_status mp_forecast_run(const mp_forecast_job *job, mp_forecast *forecast);
+
+/* Memory alone: forecast->memory and node_bytes.  `base` is what a rank has before it has a model. */
+mp_status mp_forecast_memory_of(const mp_forecast_job *job, int64_t base, mp_forecast *forecast);
+
+/* The least number of nodes, of job->per_node ranks each, on which no rank needs more than `limit` bytes
+ * with its share of the node's weights; 0 where 4096 nodes do not do. */
+mp_status mp_forecast_nodes(const mp_forecast_job *job, int64_t base, int64_t limit, int *nodes);
+
+/* What a rank needs with its share of what the node holds once. */
+int64_t mp_forecast_rank_bytes(const mp_forecast_job *job, const mp_forecast *forecast);
+
+/* MP_ERR_NOFIT where a rank needs more than `limit` bytes, which are called `what`: the message says for
+ * what, and how many nodes would do. */
+mp_status mp_forecast_refuse(const mp_forecast_job *job, const mp_forecast *forecast, int64_t limit,
+                             const char *what);
+
+/* What one rank gets done per second, phase by phase, in the units of mp_forecast.work. */
+typedef struct mp_rates {
+    double rate[MP_PHASE_COUNT];
+    double gemm;  /* flop/s in single precision, of one rank */
+    double net;   /* bytes/s into and out of a node */
+    double disk;  /* bytes/s of one rank: written, synced, read back */
+    double sync;  /* seconds to make a small file last */
+    double start; /* seconds of every run, whatever the model */
+    int64_t base; /* bytes of a rank before it has a model */
+} mp_rates;
+
+/* Rates on the spot: one block of the job's shape (halved until it takes seconds) goes through the job's
+ * method on the ranks of `comm`, and a file of 64 MiB is written below `dir`.  Fields of *rates that are not 0 are given
+ * by the user and kept; with a given GEMM rate nothing is computed, and the phases are typical shares of
+ * it.  Collective; the status is agreed.  The same on all ranks. */
+mp_status mp_rates_measure(const mp_comm *comm, const mp_forecast_job *job, const char *dir,
+                           mp_rates *rates);
+
+/* Seconds of each phase; returns their sum. */
+double mp_forecast_seconds(const mp_forecast_job *job, const mp_forecast *forecast,
+                           const mp_rates *rates, double seconds[MP_PHASE_COUNT]);
+
+/* trial.c: one block of random weights in runner->block and random hidden states, compressed once; the
+ * clock is that of this block alone.  *seconds: of the slowest rank.  Collective; agreed. */
+mp_status mp_trial_block(mp_runner *runner, int is_last, double *seconds);
+
+#endif

@@ -1,0 +1,12 @@
+/* A forecast as a table or as JSON.
+ * Floor 10: cli. */
+#ifndef MPRESS_PLAN_PRINT_H
+#define MPRESS_PLAN_PRINT_H
+
+#include "mpress/forecast.h"
+
+/* To stdout.  limit: bytes a rank may have, 0 where nothing was said. */
+void plan_print(const mp_forecast_job *job, const mp_forecast *forecast, const mp_rates *rates,
+                int64_t limit, int json);
+
+#endif

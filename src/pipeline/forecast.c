@@ -1,0 +1,290 @@
+/* Work, messages and files of a run that is thought of (forecast.h). */
+#include "mpress/forecast.h"
+
+#include "mpress/dlinalg.h"
+#include "mpress/memory.h"
+#include "mpress/plan.h"
+#include "solve.h"
+
+#include <string.h>
+
+/* Nothing is skipped. */
+static const int none_skipped[MP_MAX_LINEARS];
+
+static int64_t rounds_of(const mp_forecast_job *job)
+{
+    return (job->windows + job->size - 1) / job->size;
+}
+
+/* Rows of a linear map on the rank that has most. */
+static double most_rows(const mp_forecast_job *job, const mp_linear_row *row)
+{
+    int64_t begin, end;
+
+    mp_share(row->d_out, MP_STRIP, 0, job->size, &begin, &end);
+    return (double)(end - begin);
+}
+
+/* The grid of every state: planned together, or in linear order one by one. */
+static mp_status plan_states(const mp_forecast_job *job, mp_grid *grids)
+{
+    const int64_t *ranks = job->method->factorise != NULL ? job->ranks : NULL;
+    const int n = job->arch->n_states, together = job->order == MP_ORDER_LINEAR ? 1 : n;
+    mp_plan_task tasks[MP_MAX_STATES];
+
+    for (int s = 0; s < n; s++) tasks[s] = mp_plan_state(job->arch, s, none_skipped, ranks);
+    for (int s = 0; s < n; s += together)
+        MP_TRY(mp_plan_grids(tasks + s, together, job->size, grids + s));
+    return MP_OK;
+}
+
+/* What was sent since `before`, taken off the count again: nobody has sent it. */
+static int64_t take_count(int64_t before)
+{
+    int64_t sent = mp_comm_bytes_moved() - before;
+
+    mp_comm_count_bytes(-sent);
+    return sent;
+}
+
+static mp_status count_streams(const mp_dmat *matrix, mp_half half, int times, int64_t *moved)
+{
+    int64_t before = mp_comm_bytes_moved(), length;
+    mp_stream *stream = NULL;
+    mp_status st = MP_OK;
+    float *column;
+
+    if (times == 0) return MP_OK;
+    MP_TRY(mp_stream_create(matrix, half, matrix->tiles - 1, -1, &stream));
+    for (int64_t t = 0; t < matrix->tiles && st == MP_OK; t++)
+        st = mp_stream_next(stream, &column, &length);
+    mp_stream_free(stream);
+    *moved += times * take_count(before);
+    return st;
+}
+
+static mp_status count_merge(const mp_forecast_job *job, mp_moment *moment, int64_t *moved)
+{
+    int64_t before = mp_comm_bytes_moved();
+
+    MP_TRY(mp_moment_add_dry(moment, job->size));
+    *moved += job->windows / job->size * take_count(before);
+    MP_TRY(mp_moment_add_dry(moment, (int)(job->windows % job->size)));
+    *moved += take_count(before);
+    return MP_OK;
+}
+
+/* The linear maps of a state, from the ranks that have them to all nodes. */
+static mp_status count_publish(const mp_forecast_job *job, const mp_comm *comm, int state,
+                               int64_t *moved)
+{
+    const mp_state *s = &job->arch->states[state];
+    int64_t before = mp_comm_bytes_moved();
+
+    for (int i = s->first_linear; i < s->first_linear + s->linear_count; i++) {
+        const mp_linear_row *row = &job->arch->linears[i];
+
+        if (job->method->factorise != NULL && job->ranks[i] > 0)
+            MP_TRY(lowrank_share_factors(
+                comm, NULL, mp_linear_parameters(row->d_out, row->d_in, job->ranks[i])));
+        else if (job->method->factorise == NULL)
+            MP_TRY(solve_share_rows(comm, row->d_out, row->d_in, NULL));
+    }
+    *moved += take_count(before);
+    return MP_OK;
+}
+
+/* The messages of one rank for one state of a block, phase by phase, in the order of a run. */
+static mp_status count_state(const mp_forecast_job *job, const mp_comm *comm, int state,
+                             mp_grid grid, int64_t *moved)
+{
+    const mp_method *method = job->method;
+    mp_moment *m = NULL;
+    mp_dmat *at_grid = NULL;
+    int64_t before, failed_at;
+    mp_status st;
+
+    MP_TRY(count_publish(job, comm, state, &moved[MP_PHASE_PUBLISH]));
+    if (job->windows == 0) return MP_OK;
+    MP_TRY(mp_moment_create(comm, job->arch->states[state].width, job->options->blocksize, &m));
+    MP_GO(count_merge(job, m, &moved[MP_PHASE_MERGE]));
+    before = mp_comm_bytes_moved();
+    MP_GO(mp_dmat_move(&m->matrix, grid, &at_grid));
+    m->matrix = at_grid;
+    moved[MP_PHASE_COLLECT] += take_count(before);
+    if (method->prepare != NULL) MP_GO(mp_dmat_cholesky(m->matrix, &failed_at));
+    moved[MP_PHASE_FACTOR] += take_count(before);
+    MP_GO(count_streams(m->matrix, MP_LOWER_HALF, method->streams, &moved[MP_PHASE_SWEEP]));
+    MP_GO(count_streams(m->matrix, MP_UPPER_HALF, method->knows_loss ? 1 : 2,
+                        &moved[MP_PHASE_ERROR]));
+out:
+    mp_moment_free(m);
+    return st;
+}
+
+static mp_status count_rank(const mp_forecast_job *job, const mp_grid *grids, int rank,
+                            int64_t *moved)
+{
+    int64_t of_block[MP_PHASE_COUNT] = {0}, before = mp_comm_bytes_moved();
+    mp_comm *comm = NULL;
+    mp_status st;
+
+    MP_TRY(mp_comm_create_dry(rank, job->size, job->per_node, &comm));
+    MP_GO(mp_hidden_embed_dry(comm, job->windows, job->seqlen, job->arch->d_model));
+    moved[MP_PHASE_EMBED] += take_count(before);
+    for (int s = 0; s < job->arch->n_states; s++)
+        MP_GO(count_state(job, comm, s, grids[s], of_block));
+    for (int i = 0; i < MP_PHASE_COUNT; i++) moved[i] += job->arch->n_blocks * of_block[i];
+out:
+    mp_comm_free(comm);
+    return st;
+}
+
+/* Flop of the forward passes of one window through all blocks. */
+static double forward_flop(const mp_forecast_job *job)
+{
+    const mp_arch *arch = job->arch;
+    double blocks = (double)arch->n_blocks, linears, attention, whole, last = 0.0;
+
+    mp_forward_flops(arch, job->seqlen, &linears, &attention);
+    whole = linears + attention;
+    for (int i = 0; i < arch->n_linears; i++)
+        if (arch->linears[i].state == arch->n_states - 1)
+            last += 2.0 * (double)job->seqlen *
+                    (double)(arch->linears[i].d_out * arch->linears[i].d_in);
+    if (job->order == MP_ORDER_DENSE) return blocks * whole;
+    if (job->order == MP_ORDER_LINEAR) return blocks * whole - last;
+    return blocks * (whole - last) + (blocks - 1.0) * whole;
+}
+
+/* Flop of factorisations on the rank that has most of them. */
+static double factor_flop(const mp_forecast_job *job, const mp_grid *grids)
+{
+    const int64_t *ranks = job->method->factorise != NULL ? job->ranks : NULL;
+    double most = 0.0;
+
+    if (job->method->factor_flop == 0.0 && ranks == NULL) return 0.0;
+    for (int r = 0; r < job->size; r++) {
+        double mine = 0.0;
+
+        for (int s = 0; s < job->arch->n_states; s++)
+            if (mp_grid_holds(&grids[s], r))
+                mine += mp_plan_state(job->arch, s, none_skipped, ranks).work /
+                        (double)(grids[s].rows * grids[s].cols);
+        if (mine > most) most = mine;
+    }
+    return most;
+}
+
+/* What the linear maps of one block take on the rank with most rows. */
+static void work_on_rows(const mp_forecast_job *job, double *work)
+{
+    const mp_method *method = job->method;
+    const double products = job->windows == 0 ? 0.0 : method->knows_loss ? 1.0 : 2.0;
+
+    for (int i = 0; i < job->arch->n_linears; i++) {
+        const mp_linear_row *row = &job->arch->linears[i];
+        double rows = most_rows(job, row), n = (double)row->d_in;
+
+        work[MP_PHASE_SWEEP] +=
+            rows * n * (method->sweep_flop > 0.0 ? method->sweep_flop * n : 1.0);
+        work[MP_PHASE_ERROR] += products * rows * n * n;
+        work[MP_PHASE_PUBLISH] += 4.0 * rows * n;
+    }
+}
+
+/* What the statistics of one block take on a rank. */
+static void work_on_moments(const mp_forecast_job *job, double *work)
+{
+    const double rounds = (double)rounds_of(job), tokens = rounds * (double)job->seqlen;
+
+    for (int s = 0; s < job->arch->n_states; s++) {
+        double n = (double)job->arch->states[s].width;
+
+        work[MP_PHASE_MOMENT] += tokens * n * n;
+        work[MP_PHASE_MERGE] += rounds * 4.0 * n * n;
+        work[MP_PHASE_COLLECT] += 8.0 * n * n / job->size;
+    }
+}
+
+static int64_t tensor_bytes(const mp_arch *arch, int64_t numbers)
+{
+    return numbers * (int64_t)mp_dtype_size(arch->dtype);
+}
+
+/* Bytes of one block as it is stored, and of its masks. */
+static void stored_bytes(const mp_forecast_job *job, int64_t *tensors, int64_t *masks)
+{
+    int64_t numbers = mp_arch_block_parameters(job->arch);
+
+    *masks = 0;
+    for (int i = 0; i < job->arch->n_linears; i++) {
+        const mp_linear_row *row = &job->arch->linears[i];
+
+        if (job->method->factorise == NULL)
+            *masks += row->d_out * ((row->d_in + 7) / 8);
+        else
+            numbers +=
+                mp_linear_parameters(row->d_out, row->d_in, job->ranks[i]) - row->d_out * row->d_in;
+    }
+    *tensors = tensor_bytes(job->arch, numbers);
+}
+
+static void count_files(const mp_forecast_job *job, mp_forecast *f)
+{
+    const mp_arch *arch = job->arch;
+    int64_t tensors, masks, matrix = arch->vocabulary * arch->d_model;
+    int64_t outside = tensor_bytes(arch, arch->d_model + matrix * (arch->tied_head ? 1 : 2));
+    int64_t dense = tensor_bytes(arch, mp_arch_block_parameters(arch));
+    double ranks = (double)job->size, blocks = (double)arch->n_blocks;
+
+    stored_bytes(job, &tensors, &masks);
+    f->hidden_bytes = job->windows * job->seqlen * arch->d_model * 4;
+    f->read_bytes = outside + arch->n_blocks * dense;
+    f->checkpoint_bytes = outside + arch->n_blocks * (tensors + masks);
+    f->hf_bytes = job->exports ? outside + arch->n_blocks * tensors : 0;
+    f->files = 2 * arch->n_blocks;
+    f->work[MP_PHASE_START] = 2.0 * (double)outside / ranks;
+    f->work[MP_PHASE_READ] = blocks * (double)dense / job->per_node;
+    f->work[MP_PHASE_EMBED] = (double)f->hidden_bytes;
+    f->work[MP_PHASE_WRITE] =
+        (blocks * (double)(tensors + masks) + (blocks - 1.0) * (double)f->hidden_bytes) / ranks;
+    f->work[MP_PHASE_EXPORT] = 2.0 * (double)f->hf_bytes / ranks;
+}
+
+mp_status mp_forecast_run(const mp_forecast_job *job, mp_forecast *f)
+{
+    const double blocks = (double)job->arch->n_blocks;
+    mp_grid grids[MP_MAX_STATES];
+
+    memset(f, 0, sizeof *f);
+    MP_TRY(plan_states(job, grids));
+    for (int r = 0; r < job->size; r++) MP_TRY(count_rank(job, grids, r, f->moved));
+    work_on_rows(job, f->work);
+    if (job->windows > 0) {
+        work_on_moments(job, f->work);
+        f->work[MP_PHASE_FACTOR] = factor_flop(job, grids);
+    }
+    for (int i = 0; i < MP_PHASE_COUNT; i++) f->work[i] *= blocks;
+    if (job->windows > 0) f->work[MP_PHASE_FORWARD] = (double)rounds_of(job) * forward_flop(job);
+    count_files(job, f);
+    return MP_OK;
+}
+
+double mp_forecast_seconds(const mp_forecast_job *job, const mp_forecast *f, const mp_rates *rates,
+                           double seconds[MP_PHASE_COUNT])
+{
+    const int nodes = (job->size + job->per_node - 1) / job->per_node;
+    double sum = 0.0;
+
+    for (int i = 0; i < MP_PHASE_COUNT; i++) {
+        seconds[i] = f->work[i] > 0.0 ? f->work[i] / rates->rate[i] : 0.0;
+        /* what leaves a node: of messages to all ranks alike, the share of the other nodes */
+        if (nodes > 1)
+            seconds[i] += (double)f->moved[i] / nodes * (nodes - 1.0) / nodes / rates->net;
+    }
+    seconds[MP_PHASE_START] += rates->start;
+    seconds[MP_PHASE_WRITE] += (double)f->files * rates->sync;
+    for (int i = 0; i < MP_PHASE_COUNT; i++) sum += seconds[i];
+    return sum;
+}
