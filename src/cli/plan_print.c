@@ -35,10 +35,10 @@ static void print_memory(const mp_forecast_job *job, const mp_forecast *f)
                  {"program", m->base},
                  {"share of a block's weights", mp_forecast_rank_bytes(job, f) - m->rank}};
 
-    printf("memory     %10.2f GiB per rank\n", (double)mp_forecast_rank_bytes(job, f) / gib);
+    printf("memory     %10.3f GiB per rank\n", (double)mp_forecast_rank_bytes(job, f) / gib);
     for (size_t i = 0; i < sizeof parts / sizeof parts[0]; i++)
-        printf("           %10.2f     %s\n", (double)parts[i].bytes / gib, parts[i].what);
-    printf("           %10.2f GiB per node of %d rank%s, of which %.2f in shared memory\n",
+        printf("           %10.3f     %s\n", (double)parts[i].bytes / gib, parts[i].what);
+    printf("           %10.3f GiB per node of %d rank%s, of which %.3f in shared memory\n",
            (double)f->node_bytes / gib, job->per_node, job->per_node == 1 ? "" : "s",
            (double)m->weights / gib);
 }

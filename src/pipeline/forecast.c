@@ -25,8 +25,7 @@ static double most_rows(const mp_forecast_job *job, const mp_linear_row *row)
     return (double)(end - begin);
 }
 
-/* The grid of every state: planned together, or in linear order one by one. */
-static mp_status plan_states(const mp_forecast_job *job, mp_grid *grids)
+mp_status forecast_grids(const mp_forecast_job *job, mp_grid *grids)
 {
     const int64_t *ranks = job->method->factorise != NULL ? job->ranks : NULL;
     const int n = job->arch->n_states, together = job->order == MP_ORDER_LINEAR ? 1 : n;
@@ -112,7 +111,7 @@ static mp_status count_state(const mp_forecast_job *job, const mp_comm *comm, in
     MP_GO(mp_dmat_move(&m->matrix, grid, &at_grid));
     m->matrix = at_grid;
     moved[MP_PHASE_COLLECT] += take_count(before);
-    if (method->prepare != NULL) MP_GO(mp_dmat_cholesky(m->matrix, &failed_at));
+    if (method->factor_flop > 0.0) MP_GO(mp_dmat_cholesky(m->matrix, &failed_at));
     moved[MP_PHASE_FACTOR] += take_count(before);
     MP_GO(count_streams(m->matrix, MP_LOWER_HALF, method->streams, &moved[MP_PHASE_SWEEP]));
     MP_GO(count_streams(m->matrix, MP_UPPER_HALF, method->knows_loss ? 1 : 2,
@@ -258,7 +257,7 @@ mp_status mp_forecast_run(const mp_forecast_job *job, mp_forecast *f)
     mp_grid grids[MP_MAX_STATES];
 
     memset(f, 0, sizeof *f);
-    MP_TRY(plan_states(job, grids));
+    MP_TRY(forecast_grids(job, grids));
     for (int r = 0; r < job->size; r++) MP_TRY(count_rank(job, grids, r, f->moved));
     work_on_rows(job, f->work);
     if (job->windows > 0) {

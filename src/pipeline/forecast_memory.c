@@ -2,7 +2,7 @@
 #include "mpress/forecast.h"
 
 #include "mpress/memory.h"
-#include "mpress/plan.h"
+#include "solve.h"
 
 #include <string.h>
 
@@ -81,27 +81,52 @@ static int64_t kept_bytes(const mp_forecast_job *job, int64_t local)
     return 4 * local * job->seqlen * widest;
 }
 
-/* Moments and rows while the states of a block are solved one after another: in linear order each has its
- * moment alone, otherwise those behind it wait. */
-static mp_status solve_bytes(const mp_forecast_job *job, const mp_comm *comm, mp_forecast_memory *m)
+/* The moments of a block on this rank: where they grow, and where they are factorised. */
+static mp_status moment_bytes(const mp_forecast_job *job, const mp_comm *comm, const mp_grid *grids,
+                              int64_t *grown, int64_t *factorised)
 {
-    int64_t waiting = 0, worst = 0;
+    for (int s = 0; s < job->arch->n_states; s++) {
+        MP_TRY(tile_bytes(job, comm, s, mp_grid_of(0, comm->size), &grown[s]));
+        MP_TRY(tile_bytes(job, comm, s, grids[s], &factorised[s]));
+        grown[s] *= job->batch;
+        factorised[s] *= job->batch;
+    }
+    return MP_OK;
+}
 
-    for (int s = job->arch->n_states - 1; s >= 0; s--) {
-        int64_t tiles = 0, rows = row_bytes(job, comm, s);
+static void keep_worst(mp_forecast_memory *m, int64_t moments, int64_t rows)
+{
+    if (moments + rows <= m->moments + m->rows) return;
+    m->moments = moments;
+    m->rows = rows;
+}
 
-        if (job->windows > 0) MP_TRY(tile_bytes(job, comm, s, mp_grid_of(0, comm->size), &tiles));
-        waiting = job->order == MP_ORDER_LINEAR ? tiles : waiting + job->batch * tiles;
-        if (waiting + rows <= worst) continue;
-        worst = waiting + rows;
-        m->moments = waiting;
-        m->rows = rows;
+/* Moments and rows at their worst: while one matrix after another moves to its grid and stands twice, or
+ * while the states are solved one after another and those behind them wait.  In linear order each state has
+ * its moment alone. */
+static mp_status solve_bytes(const mp_forecast_job *job, const mp_comm *comm, const mp_grid *grids,
+                             mp_forecast_memory *m)
+{
+    const int n = job->arch->n_states, in_turn = job->order == MP_ORDER_LINEAR;
+    int64_t grown[MP_MAX_STATES] = {0}, factorised[MP_MAX_STATES] = {0}, waiting = 0, all = 0;
+
+    if (job->windows > 0) MP_TRY(moment_bytes(job, comm, grids, grown, factorised));
+    for (int s = 0; s < n; s++) all += grown[s];
+    for (int s = 0; s < n; s++) {
+        int moves = grown[s] != factorised[s];
+
+        keep_worst(m, (in_turn ? grown[s] : all) + (moves ? factorised[s] : 0), 0);
+        all += factorised[s] - grown[s];
+    }
+    for (int s = n - 1; s >= 0; s--) {
+        waiting = factorised[s] + (in_turn ? 0 : waiting);
+        keep_worst(m, waiting, row_bytes(job, comm, s));
     }
     return MP_OK;
 }
 
 static mp_status memory_of_rank(const mp_forecast_job *job, int64_t base, const mp_comm *comm,
-                                mp_forecast_memory *m)
+                                const mp_grid *grids, mp_forecast_memory *m)
 {
     int64_t local = (job->windows - comm->rank + comm->size - 1) / comm->size;
     int64_t widest = job->arch->d_model, nb = job->options->blocksize;
@@ -110,7 +135,7 @@ static mp_status memory_of_rank(const mp_forecast_job *job, int64_t base, const 
                               .weights = job->batch * (int64_t)mp_block_bytes(job->arch)};
     for (int s = 0; s < job->arch->n_states; s++)
         widest = larger(widest, job->arch->states[s].width);
-    MP_TRY(solve_bytes(job, comm, m));
+    MP_TRY(solve_bytes(job, comm, grids, m));
     if (job->windows > 0) {
         MP_TRY(scratch_bytes(job, comm, &m->buffers));
         m->hidden = 4 * local * job->seqlen * job->arch->d_model + kept_bytes(job, local);
@@ -122,9 +147,11 @@ static mp_status memory_of_rank(const mp_forecast_job *job, int64_t base, const 
 
 mp_status mp_forecast_memory_of(const mp_forecast_job *job, int64_t base, mp_forecast *f)
 {
+    mp_grid grids[MP_MAX_STATES];
     int64_t node = 0;
     mp_status st = MP_OK;
 
+    MP_TRY(forecast_grids(job, grids));
     memset(&f->memory, 0, sizeof f->memory);
     f->node_bytes = 0;
     for (int r = 0; r < job->size && st == MP_OK; r++) {
@@ -132,7 +159,7 @@ mp_status mp_forecast_memory_of(const mp_forecast_job *job, int64_t base, mp_for
         mp_comm *comm = NULL;
 
         MP_TRY(mp_comm_create_dry(r, job->size, job->per_node, &comm));
-        st = memory_of_rank(job, base, comm, &one);
+        st = memory_of_rank(job, base, comm, grids, &one);
         node = (comm->node_rank == 0 ? one.weights : node) + one.rank;
         f->node_bytes = larger(f->node_bytes, node);
         if (one.rank > f->memory.rank) f->memory = one;

@@ -4,6 +4,7 @@
 #define MPRESS_SOLVE_H
 
 #include "mpress/block_run.h"
+#include "mpress/forecast.h"
 
 /* The linear maps of a state that are not skipped as the parts of a problem, their rows loaded;
  * linear[p]: which linear map of the architecture part p is.  Local; mp_problem_close whatever it says. */
@@ -38,5 +39,9 @@ mp_status lowrank_share_spectra(mp_runner *runner, int state, const mp_moment *m
 mp_status lowrank_publish(mp_runner *runner, int state, const mp_moment *moment,
                           const mp_outcome *outcome, const int *skip, mp_factors *factors,
                           mp_linear_result *results);
+
+/* forecast.c: the grid on which each state of a block is factorised: planned together, or in linear order
+ * one by one.  Local. */
+mp_status forecast_grids(const mp_forecast_job *job, mp_grid grids[MP_MAX_STATES]);
 
 #endif

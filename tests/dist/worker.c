@@ -22,7 +22,8 @@ static const mp_case *const areas[] = {cases_comm,
                                        cases_factored_bounds,
                                        cases_budget,
                                        cases_sensitivity,
-                                       cases_hosts};
+                                       cases_hosts,
+                                       cases_forecast};
 
 mp_status mp_case_skip(const char *why)
 {

@@ -11,7 +11,7 @@ typedef struct mp_case {
 
 /* One array per area, ended by name == NULL; listed in worker.c. */
 extern const mp_case cases_comm[];
-extern const mp_case cases_hosts[];
+extern const mp_case cases_hosts[], cases_forecast[];
 extern const mp_case cases_method[];
 extern const mp_case cases_lowrank[];
 extern const mp_case cases_arch[];

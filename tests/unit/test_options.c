@@ -154,3 +154,16 @@ Test(log, durations_are_for_people)
     cr_assert_str_eq(mp_duration(3599.6, buffer), "1h00m");
     cr_assert_str_eq(mp_duration(3720.0, buffer), "1h02m");
 }
+
+Test(options, bytes_have_binary_suffixes)
+{
+    static const char *const bad[] = {"", "G", "0", "-1G", "12GB", "1e30T", "nan", " 12", "12 "};
+    int64_t bytes;
+
+    cr_expect(mp_parse_bytes("512", &bytes) == 0 && bytes == 512);
+    cr_expect(mp_parse_bytes("12G", &bytes) == 0 && bytes == INT64_C(12) << 30);
+    cr_expect(mp_parse_bytes("1.5T", &bytes) == 0 && bytes == INT64_C(3) << 39);
+    cr_expect(mp_parse_bytes("2K", &bytes) == 0 && bytes == 2048);
+    for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++)
+        cr_expect(mp_parse_bytes(bad[i], &bytes) != 0, "\"%s\"", bad[i]);
+}

@@ -1,0 +1,107 @@
+/* Messages that are counted without being sent: as many bytes as are sent. */
+#include "worker.h"
+
+#include "mpress/dlinalg.h"
+#include "mpress/memory.h"
+#include "mpress/moment.h"
+#include "mpress/rng.h"
+
+enum { TILE = 16, TOKENS = 24 };
+
+/* What `step` sends on the job itself and, on the same rank of one that does not run, what is counted. */
+static mp_status compare(const mp_comm *c, mp_status (*step)(const mp_comm *, int64_t), int64_t n)
+{
+    mp_comm *dry = NULL;
+    int64_t sent = mp_comm_bytes_moved(), counted;
+
+    MP_TRY(step(c, n));
+    sent = mp_comm_bytes_moved() - sent;
+    MP_TRY(mp_comm_create_dry(c->rank, c->size, c->node_size, &dry));
+    MP_EXPECT(mp_comm_is_dry(dry) && !mp_comm_is_dry(c));
+    counted = mp_comm_bytes_moved();
+    MP_TRY(step(dry, n));
+    counted = mp_comm_bytes_moved() - counted;
+    mp_comm_free(dry);
+    MP_EXPECT(counted == sent);
+    MP_TRY(mp_comm_sum_int(c, &sent, 1));
+    MP_EXPECT(c->size > 1 ? sent > 0 || n <= TILE : sent == 0);
+    return MP_OK;
+}
+
+/* One round of windows of all but the last rank, where there are several. */
+static mp_status merge(const mp_comm *c, int64_t n)
+{
+    const int active = c->size > 1 ? c->size - 1 : 1;
+    mp_moment_scratch *scratch = NULL;
+    mp_moment *m = NULL;
+    float *x = NULL, weights[TOKENS];
+    mp_status st;
+
+    MP_TRY(mp_moment_create(c, n, TILE, &m));
+    if (mp_comm_is_dry(c)) {
+        st = mp_moment_add_dry(m, active);
+        mp_moment_free(m);
+        return st;
+    }
+    for (int t = 0; t < TOKENS; t++) weights[t] = 1.0f;
+    MP_GO(mp_moment_scratch_create(c, &n, 1, TILE, TOKENS, &scratch));
+    MP_GO(MP_NEW_RAW(x, TOKENS * n, "states"));
+    mp_philox_normal(1, (uint64_t)c->rank, 0, TOKENS * n, x);
+    MP_GO(mp_moment_add(m, scratch, active, x, TOKENS, weights));
+out:
+    mp_free(x);
+    mp_moment_scratch_free(scratch);
+    mp_moment_free(m);
+    return st;
+}
+
+/* A matrix from all ranks to the last half of them, factorised there, streamed to all from both ends. */
+static mp_status factor_and_stream(const mp_comm *c, int64_t order)
+{
+    const mp_grid grid = {c->size / 2, 1, c->size - c->size / 2};
+    mp_dmat *all = NULL, *few = NULL;
+    double *ones = NULL;
+    int64_t failed_at, length;
+    mp_status st;
+
+    MP_TRY(mp_dmat_create(c, mp_grid_of(0, c->size), order, TILE, &all));
+    MP_GO(mp_dmat_move(&all, grid, &few));
+    MP_GO(MP_NEW(ones, order, "a diagonal"));
+    for (int64_t i = 0; i < order; i++) ones[i] = 1.0;
+    if (!mp_comm_is_dry(c)) mp_dmat_set_diagonal(few, ones);
+    MP_GO(mp_dmat_cholesky(few, &failed_at));
+    for (int half = 0; half < 2; half++) {
+        mp_stream *stream = NULL;
+        float *column;
+
+        MP_GO(mp_stream_create(few, half == 0 ? MP_LOWER_HALF : MP_UPPER_HALF, few->tiles - 1, -1,
+                               &stream));
+        for (int64_t t = 0; t < few->tiles && st == MP_OK; t++)
+            st = mp_stream_next(stream, &column, &length);
+        mp_stream_free(stream);
+    }
+out:
+    mp_free(ones);
+    mp_dmat_free(all);
+    mp_dmat_free(few);
+    return st;
+}
+
+static mp_status messages_of_moments_are_counted_dry(const mp_comm *c)
+{
+    MP_TRY(compare(c, merge, 16));
+    MP_TRY(compare(c, merge, 50));
+    return compare(c, merge, 333);
+}
+
+static mp_status messages_of_factors_are_counted_dry(const mp_comm *c)
+{
+    MP_TRY(compare(c, factor_and_stream, 2 * TILE));
+    return compare(c, factor_and_stream, 13 * TILE);
+}
+
+const mp_case cases_forecast[] = {
+    {"messages_of_moments_are_counted_dry", messages_of_moments_are_counted_dry},
+    {"messages_of_factors_are_counted_dry", messages_of_factors_are_counted_dry},
+    {NULL, NULL},
+};
