@@ -46,34 +46,41 @@ static int halve(mp_arch *arch)
     return 1;
 }
 
-static double work_of(const mp_forecast_job *job)
+static mp_status work_of(const mp_forecast_job *job, double *flop)
 {
-    double flop = 0.0;
     mp_forecast f;
 
-    if (mp_forecast_run(job, &f) != MP_OK) return INFINITY;
-    for (int i = 0; i < TYPICAL; i++) flop += f.work[typical[i].phase];
-    return flop;
+    MP_TRY(mp_forecast_run(job, &f));
+    *flop = 0.0;
+    for (int i = 0; i < TYPICAL; i++) *flop += f.work[typical[i].phase];
+    return MP_OK;
 }
 
-/* One block of the job's kind that takes seconds: one round of windows, as many as keep it short. */
-static mp_forecast_job small_job(const mp_forecast_job *job, const mp_comm *comm, mp_arch *arch)
+/* One block of the job's kind that takes seconds: one round of windows, more where they are short. */
+static mp_status small_job(const mp_forecast_job *job, const mp_comm *comm, mp_arch *arch,
+                           mp_forecast_job *small)
 {
-    mp_forecast_job small = *job;
+    double flop;
 
+    *small = *job;
     *arch = *job->arch;
     arch->n_blocks = 1;
-    small.arch = arch;
-    small.size = comm->size;
-    small.per_node = comm->host_size;
-    small.batch = 1;
-    small.exports = 0;
-    small.windows = job->windows > 0 ? comm->size : 0;
-    while (work_of(&small) > trial_flop && halve(arch))
-        for (int i = 0; i < arch->n_linears; i++) small.ranks[i] /= 2;
-    while (small.windows > 0 && small.windows < job->windows && work_of(&small) < 0.1 * trial_flop)
-        small.windows *= 2;
-    return small;
+    small->arch = arch;
+    small->size = comm->size;
+    small->per_node = comm->host_size;
+    small->batch = 1;
+    small->exports = 0;
+    small->windows = job->windows > 0 ? comm->size : 0;
+    MP_TRY(work_of(small, &flop));
+    while (flop > trial_flop && halve(arch)) {
+        for (int i = 0; i < arch->n_linears; i++) small->ranks[i] /= 2;
+        MP_TRY(work_of(small, &flop));
+    }
+    while (small->windows > 0 && small->windows < job->windows && flop < 0.1 * trial_flop) {
+        small->windows *= 2;
+        MP_TRY(work_of(small, &flop));
+    }
+    return MP_OK;
 }
 
 /* Seconds of a phase of the forecast: the parts of a low-rank factorisation are one, and so is the wait for
@@ -99,9 +106,10 @@ static mp_status run_trial(const mp_comm *comm, const mp_forecast_job *small, mp
                      .ranks = small->ranks};
     double seconds = 0.0;
     mp_forecast f;
-    mp_status st = MP_OK;
+    mp_status st;
 
-    MP_GO(mp_forecast_run(small, &f));
+    run.options.strict = 1; /* a second try would pass for a slow first one */
+    MP_GO(mp_comm_agree(comm, mp_forecast_run(small, &f)));
     if (small->windows > 0)
         MP_GO(mp_hidden_create(comm, small->windows, small->seqlen, small->arch->d_model,
                                &run.hidden));
@@ -121,16 +129,20 @@ out:
     return st;
 }
 
-/* As a block goes to disk: converted, written, synced, read back with its checksum. */
-static mp_status write_and_read(const char *path, int64_t count, const float *values, void *bytes,
-                                double *seconds)
+/* As a block goes to disk: converted, written, synced, read back with its checksum; by every rank at once. */
+static mp_status write_and_read(const char *path, int64_t count, double *seconds)
 {
     size_t length = (size_t)count * 2;
-    double start = mp_seconds();
+    float *values = NULL;
+    void *bytes = NULL;
+    double start;
     int fd = -1;
     mp_status st;
 
-    MP_TRY(mp_file_open(path, O_RDWR | O_CREAT | O_EXCL, &fd));
+    MP_GO(MP_NEW(values, count, "numbers to write"));
+    MP_GO(mp_alloc(&bytes, count, 2, 1, "numbers to write"));
+    start = mp_seconds();
+    MP_GO(mp_file_open(path, O_RDWR | O_CREAT | O_EXCL, &fd));
     mp_from_f32(MP_BF16, values, count, bytes);
     MP_GO(mp_file_pwrite(fd, path, bytes, length, 0));
     MP_GO(mp_file_sync(fd, path));
@@ -138,34 +150,30 @@ static mp_status write_and_read(const char *path, int64_t count, const float *va
     mp_crc32c(0, bytes, length);
     *seconds = mp_seconds() - start;
 out:
-    close(fd);
+    if (fd >= 0) {
+        close(fd);
+        unlink(path);
+    }
+    mp_free(values);
+    mp_free(bytes);
     return st;
 }
 
-/* The rates of the disk below `dir`, by every rank at once. */
 static mp_status measure_disk(const char *dir, int rank, mp_rates *rates)
 {
     enum { NUMBERS = 1 << 25 }; /* 64 MiB on disk */
     char name[64], *path = NULL;
-    float *values = NULL;
-    void *bytes = NULL;
-    double small = 0.0, large = 0.0;
+    double large;
     mp_status st;
 
     snprintf(name, sizeof name, "mpress-plan.%ld.%d.tmp", (long)getpid(), rank);
     MP_GO(mp_path_join(dir, name, &path));
-    MP_GO(MP_NEW(values, NUMBERS, "numbers to write"));
-    MP_GO(mp_alloc(&bytes, NUMBERS, 2, 1, "numbers to write"));
-    MP_GO(write_and_read(path, 1, values, bytes, &small));
-    unlink(path);
-    MP_GO(write_and_read(path, NUMBERS, values, bytes, &large));
-    rates->sync = small;
-    if (rates->disk == 0.0) rates->disk = 2.0 * NUMBERS / fmax(large - small, 1e-6);
+    MP_GO(write_and_read(path, 1, &rates->sync));
+    if (rates->disk > 0.0) goto out;
+    MP_GO(write_and_read(path, NUMBERS, &large));
+    rates->disk = 2.0 * NUMBERS / fmax(large - rates->sync, 1e-6);
 out:
-    if (path != NULL) unlink(path);
     mp_free(path);
-    mp_free(values);
-    mp_free(bytes);
     return st;
 }
 
@@ -258,7 +266,7 @@ mp_status mp_rates_measure(const mp_comm *comm, const mp_forecast_job *job, cons
     for (int i = 0; i < TYPICAL; i++)
         rates->rate[typical[i].phase] = typical[i].share * rates->gemm;
     if (!given) {
-        small = small_job(job, comm, &arch);
+        MP_TRY(mp_comm_agree(comm, small_job(job, comm, &arch, &small)));
         MP_TRY(run_trial(comm, &small, rates));
         MP_TRY(find_base(comm, &small, rates));
     }

@@ -194,6 +194,14 @@ static mp_status be_defective(const mp_comm *comm, task_result *result)
     return MP_OK;
 }
 
+/* Its figures are those of the moment: nothing to compare. */
+static mp_status plan_job(const mp_comm *comm, task_result *result)
+{
+    (void)result;
+    return run_command(comm, &command_plan,
+                       "shape.json --tokens 64 --seqlen 16 --blocksize 16 --disk-gbs 1");
+}
+
 #define COMPRESS "model out --calib tokens.safetensors "
 #define SAVING "--save-hidden every=1 "
 #define EVALUATE "--eval tokens.safetensors --eval-seqlen 16 --max-windows 3 "
@@ -245,6 +253,7 @@ const task tasks[TASKS] = {
     {.name = "tokenize",
      .command = &command_tokenize,
      .words = MPRESS_DATA "/wikillama-5m --data text.jsonl --out ids/ids.safetensors"},
+    {.name = "plan", .function = plan_job},
     {.name = "defective", .function = be_defective, .is_defective = 1},
 };
 
