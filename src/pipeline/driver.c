@@ -13,10 +13,6 @@
 #include <math.h>
 #include <string.h>
 
-/* Of which any share that is not absurd counts a token: until the windows are drawn, only the range of
- * --state-ratio is known to be wrong. */
-static const int64_t LONGEST_WINDOW = INT64_C(1) << 40;
-
 /* 0 stands for a default; a negative number is a slip. */
 static mp_status check_counts(const mp_job *job)
 {
@@ -52,6 +48,19 @@ static mp_status check_batch(const run *r)
     return MP_OK;
 }
 
+/* Which tokens count and how much, as far as it does not hang on the windows. */
+static mp_status read_lengths(run *r)
+{
+    mp_length_policy *policy = &r->runner.lengths;
+    const char *normalise;
+
+    policy->state_ratio = r->job->state_ratio;
+    policy->drop_first = r->job->drop_first;
+    if (r->job->lengths != NULL) MP_TRY(mp_lengths_parse(r->job->lengths, policy));
+    MP_TRY(mp_normalise_parse(r->job->normalise, policy, &normalise));
+    return mp_length_policy_check(policy, 0);
+}
+
 /* Options that say something by themselves, before any file is opened. */
 static mp_status read_options(run *r)
 {
@@ -82,8 +91,7 @@ static mp_status read_options(run *r)
     MP_TRY(mp_model_io_parse(job->model_io, &r->model_io));
     if (job->calib == NULL && (r->runner.method->needs & MP_NEED_MOMENT) != 0)
         return mp_fail(MP_ERR_ARG, "--calib: method %s needs calibration data", job->method);
-    r->runner.lengths.state_ratio = job->state_ratio;
-    return mp_length_policy_check(&r->runner.lengths, LONGEST_WINDOW);
+    return read_lengths(r);
 }
 
 static mp_status evaluate(run *r, const mp_source *source, mp_perplexity_result *result)
