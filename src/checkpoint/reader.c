@@ -106,8 +106,20 @@ typedef struct walk {
     int is_block;
 } walk;
 
-/* Takes data set `name` ("self_attn.q_proj.weight") of a file into the list.  The masks of a block
- * are not part of the model. */
+/* Masks and what was measured at the states of a block are not part of the model. */
+static int is_of_model(const char *name)
+{
+    static const char *const others[] = {".mask", ".in_sum2"};
+
+    for (size_t i = 0; i < sizeof others / sizeof others[0]; i++) {
+        size_t length = strlen(name), ending = strlen(others[i]);
+
+        if (length > ending && strcmp(name + length - ending, others[i]) == 0) return 0;
+    }
+    return 1;
+}
+
+/* Takes data set `name` ("self_attn.q_proj.weight") of a file into the list. */
 static mp_status add_set(const walk *w, hid_t set, const char *name)
 {
     reader *r = w->r;
@@ -117,7 +129,7 @@ static mp_status add_set(const walk *w, hid_t set, const char *name)
     char *full = NULL;
     int64_t bytes;
 
-    if (w->is_block && length > 5 && strcmp(name + length - 5, ".mask") == 0) return MP_OK;
+    if (w->is_block && !is_of_model(name)) return MP_OK;
     MP_TRY(mp_h5_describe(set, file->path, name, &t.info, &t.offset));
     bytes = mp_tensor_bytes(&t.info);
     if (t.offset > file->size - bytes)

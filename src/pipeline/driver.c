@@ -140,7 +140,8 @@ static mp_status load_block(run *r, int64_t b, int k, int skip[MP_MAX_LINEARS], 
                             .skip = skip,
                             .ranks = r->ranks != NULL ? r->ranks + b * n : NULL,
                             .is_last = b + 1 == r->arch.n_blocks,
-                            .results = r->results + b * n};
+                            .results = r->results + b * n,
+                            .states = r->states + b * r->arch.n_states};
     return MP_OK;
 }
 
@@ -159,7 +160,7 @@ static mp_status compress_blocks(run *r, int64_t b, int count)
     MP_TRY(resume_save_hidden(r, b + count - 1));
     for (int k = 0; k < count; k++) {
         r->runner.block = items[k].block;
-        MP_TRY(run_write_block(r, r->checkpoint, b + k, items[k].results));
+        MP_TRY(run_write_block(r, r->checkpoint, b + k, items[k].results, items[k].states));
     }
     mp_clock_lap(&r->runner.clock, MP_PHASE_WRITE, 0.0, &mark);
     r->save.block_seconds = (mp_seconds() - start) / count;
@@ -296,6 +297,9 @@ static void close_run(run *r)
     selection_close(&r->selected);
     mp_source_close(&r->source);
     mp_free(r->assets);
+    for (int64_t i = 0; r->states != NULL && i < r->arch.n_blocks * r->arch.n_states; i++)
+        mp_free(r->states[i].squares);
+    mp_free(r->states);
     mp_free(r->results);
     mp_free(r->ranks);
     json_decref(r->sensitivity);

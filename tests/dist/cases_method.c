@@ -105,8 +105,11 @@ static mp_status measure(const mp_comm *c, pass *p, const mp_length_policy *poli
     for (int s = 0; s < p->arch.n_states; s++) widths[s] = p->arch.states[s].width;
     MP_TRY(mp_moment_scratch_create(c, widths, p->arch.n_states, tile, length, &scratch));
     MP_TRY(MP_NEW(hidden, length * p->arch.d_model, "a residual stream"));
-    for (int s = 0; s < p->arch.n_states; s++)
+    for (int s = 0; s < p->arch.n_states; s++) {
         MP_TRY(mp_moment_create(c, widths[s], tile, &moments[s]));
+        mp_token_weights(policy, &p->arch.states[s], length, p->weights);
+        if (p->weights[length - 1] != p->weights[0]) MP_TRY(mp_moment_track_distance(moments[s]));
+    }
     for (int64_t i = 0; i < p->hidden->rounds; i++) {
         int mine = i < p->hidden->local, active = mp_hidden_active(p->hidden, c, i);
 
@@ -126,6 +129,31 @@ static mp_status measure(const mp_comm *c, pass *p, const mp_length_policy *poli
     return MP_OK;
 }
 
+/* What the summary of a moment says against the whole matrices: h, and the plain one. */
+static mp_status compare_summary(const mp_moment *m, const double *h, const double *plain)
+{
+    double trace = 0.0, hh = 0.0, hp = 0.0, pp = 0.0, distance;
+    mp_moment_summary s;
+
+    MP_TRY(mp_moment_summarise(m, &s));
+    for (int64_t i = 0; i < m->n; i++) trace += h[i * m->n + i];
+    for (int64_t i = 0; i < m->n * m->n; i++) {
+        hh += h[i] * h[i];
+        hp += h[i] * plain[i];
+        pp += plain[i] * plain[i];
+    }
+    MP_EXPECT(fabs(s.effective_rank / (trace * trace / hh) - 1.0) < 1e-5);
+    distance = sqrt(fmax(1.0 - hp / hh * hp / pp, 0.0));
+    if (m->probe == NULL) {
+        MP_EXPECT(distance < 1e-6 && s.distance == 0.0 && s.distance_error == 0.0 && s.probes == 0);
+        return MP_OK;
+    }
+    MP_EXPECT(s.probes == MP_PROBES && s.distance_error > 0.0);
+    MP_EXPECT(s.distance_error < 0.2 * distance);
+    MP_EXPECT(fabs(s.distance - distance) <= 3.0 * s.distance_error);
+    return MP_OK;
+}
+
 /* References `prefix`.BLOCK.STATE of a file against what one policy measures. */
 static mp_status check_statistics(const mp_comm *c, const golden *g, const char *file,
                                   const char *prefix, const mp_length_policy *policy, int64_t tile,
@@ -141,9 +169,11 @@ static mp_status check_statistics(const mp_comm *c, const golden *g, const char 
     MP_TRY(measure(c, &p, policy, tile, moments));
     for (int s = 0; s < p.arch.n_states; s++) {
         char name[64];
-        double *h;
+        double *h, *plain;
         int64_t shape[2];
 
+        snprintf(name, sizeof name, "H.%lld.%s", (long long)g->block, p.arch.states[s].name);
+        MP_TRY(golden_load(statistics, name, &plain, shape));
         snprintf(name, sizeof name, "%s.%lld.%s", prefix, (long long)g->block,
                  p.arch.states[s].name);
         MP_TRY(golden_load(references, name, &h, shape));
@@ -154,9 +184,11 @@ static mp_status check_statistics(const mp_comm *c, const golden *g, const char 
                       p.hidden->n_sequences);
         if (h != NULL) {
             MP_TRY(compare_moment(moments[s], h));
+            MP_TRY(compare_summary(moments[s], h, plain));
             ++*compared;
         }
         mp_free(h);
+        mp_free(plain);
         mp_moment_free(moments[s]);
     }
     pass_close(&p);

@@ -219,7 +219,8 @@ const task tasks[TASKS] = {
     {.name = "linear",
      .command = &command_compress,
      .words =
-         COMPRESS SAVING "--sparsity 0.5 --blocksize 16 --propagate linear --no-export --strict",
+         COMPRESS SAVING "--sparsity 0.5 --blocksize 16 --propagate linear --no-export --strict "
+                         "--lengths 4,16",
      .is_strict = 1},
     {.name = "wanda",
      .command = &command_compress,
