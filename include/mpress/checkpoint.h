@@ -162,6 +162,10 @@ mp_status mp_checkpoint_open(const char *dir, mp_source **source);
 /* The same for an unfinished one: the blocks that are there.  Other files are not looked at. */
 mp_status mp_checkpoint_open_blocks(const char *dir, mp_source **source);
 
+/* What was measured at the states of all blocks, as a source: "model.layers.3.attn_in.in_sum2", F64 [width].
+ * Not collective.  Errors as mp_checkpoint_open, and MP_ERR_FORMAT where nothing was measured. */
+mp_status mp_checkpoint_open_states(const char *dir, mp_source **source);
+
 /* The same for all ranks of the run.  Collective; the status is agreed. */
 mp_status mp_checkpoint_share_blocks(const mp_checkpoint *checkpoint, mp_source **source);
 
