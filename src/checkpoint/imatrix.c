@@ -126,8 +126,8 @@ static mp_status put_state(imatrix *m, int64_t block, const mp_state *state)
     return MP_OK;
 }
 
-/* Rank 0. */
-static mp_status write_imatrix(const char *out, const char *file, int64_t *missing)
+/* Rank 0.  *is_there: the file has its name, and is this one. */
+static mp_status write_imatrix(const char *out, const char *file, int64_t *missing, int *is_there)
 {
     imatrix m = {.missing = 0};
     mp_status st;
@@ -138,6 +138,7 @@ static mp_status write_imatrix(const char *out, const char *file, int64_t *missi
     MP_GO(put_keys(&m));
     for (int64_t b = 0; b < m.arch.n_blocks; b++)
         for (int s = 0; s < m.arch.n_states; s++) MP_GO(put_state(&m, b, &m.arch.states[s]));
+    *is_there = 1; /* perhaps even where its directory could not be synced */
     MP_GO(mp_gguf_write(m.file, file));
     *missing = m.missing;
 out:
@@ -147,7 +148,13 @@ out:
 
 mp_status mp_imatrix_write(const mp_comm *comm, const char *out, const char *file, int64_t *missing)
 {
+    int is_there = 0;
+    mp_status st = MP_OK;
+
     *missing = 0;
-    MP_TRY(mp_comm_agree(comm, comm->rank == 0 ? write_imatrix(out, file, missing) : MP_OK));
-    return mp_comm_bcast(comm, missing, sizeof *missing, 0);
+    if (comm->rank == 0) st = write_imatrix(out, file, missing, &is_there);
+    st = mp_comm_agree(comm, st);
+    if (st == MP_OK) st = mp_comm_bcast(comm, missing, sizeof *missing, 0);
+    if (st != MP_OK && is_there) (void)mp_path_remove(file);
+    return st;
 }
