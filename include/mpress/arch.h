@@ -26,8 +26,9 @@ typedef struct mp_state {
 typedef struct mp_linear_row {
     const char *name; /* "self_attn.q_proj": the tensor is model.layers.N.<name>.weight */
     int64_t d_out, d_in;
-    int state;    /* index of the state it reads */
-    int has_bias; /* <name>.bias */
+    int state;             /* index of the state it reads */
+    int has_bias;          /* <name>.bias */
+    const char *gguf_name; /* "attn_q": in llama.cpp the tensor is blk.N.<gguf_name>.weight */
 } mp_linear_row;
 
 /* The block as the forward pass reads it: indices of mp_arch.states, of mp_arch.linears, and the

@@ -30,6 +30,15 @@ typedef struct mp_linear_result {
     mp_grid grid;   /* the ranks that factorised its state */
 } mp_linear_result;
 
+/* What was measured at a state. */
+typedef struct mp_state_result {
+    int64_t tokens; /* that counted, of all windows; 0: nothing was measured */
+    double weight;  /* the sum of their weights */
+    mp_moment_summary summary;
+    double *
+        squares; /* [width] sum of w_t x_t^2, on all ranks; owned by whoever asked for it; or NULL */
+} mp_state_result;
+
 enum { MP_MAX_BATCH = 64 };
 
 /* Everything that stays the same from block to block. */
@@ -83,6 +92,7 @@ typedef struct mp_batch_item {
     double **spectra;     /* out [n_linears] each [min(d_out, d_in)], falling, where spectra_only */
     int is_last;          /* nobody needs the hidden states after this block */
     mp_linear_result *results; /* out [n_linears] */
+    mp_state_result *states;   /* out [n_states], zeroed before; NULL: not wanted */
 } mp_batch_item;
 
 /* mp_runner_block for consecutive blocks.  More than one only in dense order, where there is no chain

@@ -21,7 +21,8 @@
  * the ranks write disjoint ranges of bytes and the data is the same whatever the number of ranks;
  * bf16 is a 16-bit float (sign 15, exponent 7..14, mantissa 0..6, bias 127), which h5py reads as it
  * stands.  A mask is U8 [d_out, ceil(d_in / 8)]: bit j % 8 (the low bit is 0) of byte j / 8 of row
- * i is 1 where weight i, j was removed; it is not part of the exported model.
+ * i is 1 where weight i, j was removed.  /attn_in/in_sum2 and its like are what was measured at the states
+ * of a block (mp_state_record).  Neither is part of the exported model.
  *
  * HDF5 is not thread-safe: all of this from the main thread only. */
 #ifndef MPRESS_CHECKPOINT_H
@@ -61,6 +62,14 @@ typedef struct mp_linear_record {
     int64_t rank;                              /* of the factors; 0 where the weight is dense */
     double damping, rel_error, sparsity, kept; /* NaN where it does not apply */
 } mp_linear_record;
+
+/* What is kept with a state that was measured, as attributes of the group that has its in_sum2, F64
+ * [width]: the sum of w_t x_t^2 of each channel. */
+typedef struct mp_state_record {
+    const char *name; /* "attn_in" */
+    int64_t tokens, probes;
+    double weight, effective_rank, distance, distance_error;
+} mp_state_record;
 
 /* What becomes of an earlier run in the directory. */
 typedef enum mp_start {
@@ -132,7 +141,8 @@ mp_status mp_checkpoint_get_hidden(const mp_checkpoint *checkpoint, mp_hidden *h
  * Errors: MP_ERR_IO; MP_ERR_DIVERGED where the ranks' slabs do not fit together.
  * Collective; the status is agreed. */
 mp_status mp_checkpoint_put_block(mp_checkpoint *checkpoint, int64_t index, const mp_slab *slabs,
-                                  int n_slabs, const mp_linear_record *records, int n_records);
+                                  int n_slabs, const mp_linear_record *records, int n_records,
+                                  const mp_state_record *states, int n_states);
 
 /* The journal's last line: the run is complete.  Hidden states are removed.  Collective; agreed. */
 mp_status mp_checkpoint_finish(mp_checkpoint *checkpoint);
@@ -152,13 +162,19 @@ mp_status mp_checkpoint_open(const char *dir, mp_source **source);
 /* The same for an unfinished one: the blocks that are there.  Other files are not looked at. */
 mp_status mp_checkpoint_open_blocks(const char *dir, mp_source **source);
 
+/* What was measured at the states of all blocks, as a source: "model.layers.3.attn_in.in_sum2", F64 [width].
+ * Not collective.  Errors as mp_checkpoint_open, and MP_ERR_FORMAT where nothing was measured. */
+mp_status mp_checkpoint_open_states(const char *dir, mp_source **source);
+
 /* The same for all ranks of the run.  Collective; the status is agreed. */
 mp_status mp_checkpoint_share_blocks(const mp_checkpoint *checkpoint, mp_source **source);
 
 /* What a checkpoint says of itself, finished or not; ended by json_decref; not collective.
  *   {"format", "blocks": how many the model has, "done": [0, 1, ...], "finished", "run",
  *    "linears": [{"block", "name", "method", "d_out", "d_in", "tokens", "dead", "retries",
- *                 "damping", "rel_error", "sparsity", "rank", "kept"}]}; null where a number does not apply */
+ *                 "damping", "rel_error", "sparsity", "rank", "kept"}], null where a number does not apply,
+ *    "states": [{"block", "name", "tokens", "weight", "effective_rank", "distance", "distance_error",
+ *                "probes"}]} */
 mp_status mp_checkpoint_describe(const char *dir, json_t **description);
 
 /* Reads back all that the journal of a run names, finished or not, and compares checksums: {"files", "bytes",

@@ -19,9 +19,11 @@ typedef struct mp_job {
     const char *max_time;     /* "SECONDS" or "HH:MM:SS"; NULL: no limit */
     const char *mem_per_rank; /* "12G"; NULL: what is free */
     const char *rank_policy, *asvd_scale, *svd, *model_io;
+    const char *lengths;   /* "L1,L2,..": nested prefixes; NULL: whole windows */
+    const char *normalise; /* none, sequence (token_weights.h) */
     int64_t nsamples, seqlen, seed, blocksize, eval_seqlen, max_windows, batch;
     double state_ratio, damp, ratio, alpha, max_search_flop, stop_grace;
-    int center, strict, no_export, overwrite;
+    int center, strict, no_export, overwrite, drop_first;
     json_t *options;  /* the effective options, for the record; borrowed */
     json_t *identity; /* of these, the ones that change the result; borrowed */
 } mp_job;

@@ -13,6 +13,7 @@
 
 #include "mpress/channels.h"
 #include "mpress/dmat.h"
+#include "mpress/probe.h"
 
 typedef struct mp_moment {
     const mp_comm *comm;
@@ -25,13 +26,15 @@ typedef struct mp_moment {
         bad_token; /* the first non-finite activation seen here: token and channel, -1 if none */
     int64_t bad_channel;
     mp_channels *channels; /* sums of the same tokens, NULL unless asked for; owned */
+    mp_probe *probe;       /* what the weights do to H, NULL unless asked for; owned */
 } mp_moment;
 
 /* Buffers that moments share: one sequence's states, and panels of one sequence's product. */
 typedef struct mp_moment_scratch mp_moment_scratch;
 
 /* For moments of the given widths over tiles of `tile`, and sequences of up to `max_tokens`.  Local.
- * Memory: max_tokens * widest floats and three panels of about 128 MiB (one panel on one rank). */
+ * Memory: max_tokens * widest floats, three panels of about 128 MiB (one panel on one rank), and some
+ * 100 widest floats for probes. */
 mp_status mp_moment_scratch_create(const mp_comm *comm, const int64_t *widths, int count,
                                    int64_t tile, int64_t max_tokens, mp_moment_scratch **scratch);
 void mp_moment_scratch_free(mp_moment_scratch *scratch);
@@ -41,6 +44,9 @@ mp_status mp_moment_create(const mp_comm *comm, int64_t n, int64_t tile, mp_mome
 
 /* From now on the sums of the channels are kept, too.  Collective; agreed. */
 mp_status mp_moment_track_channels(mp_moment *moment);
+
+/* From now on it is followed how far H moves away from the sum with weights of one.  Collective; agreed. */
+mp_status mp_moment_track_distance(mp_moment *moment);
 void mp_moment_free(mp_moment *moment);
 
 /* One round: ranks 0 .. active - 1 add one sequence each, in the order of the ranks.
@@ -63,6 +69,20 @@ mp_status mp_moment_finish(mp_moment *moment, mp_grid grid);
 
 /* diag(H) in the order of the channels, [n].  Local, after mp_moment_finish. */
 void mp_moment_channels(const mp_moment *moment, double *squares);
+
+/* What there is to say of a second moment. */
+typedef struct mp_moment_summary {
+    /* tr(H)^2 / ||H||_F^2, the participation ratio of the eigenvalues: n where all are equal, 1 where one
+     * is all.  (Bartlett, Long, Lugosi, Tsigler, PNAS 2020, call it an effective rank, R_0.) */
+    double effective_rank;
+    double distance;       /* to the plain sum (probe.h); exactly 0 where it was not followed */
+    double distance_error; /* standard error of that estimate */
+    int64_t probes;        /* vectors that it comes from; 0: it is no estimate */
+} mp_moment_summary;
+
+/* Collective, after mp_moment_finish and before a method works on the matrix; agreed.  The same bits on
+ * any number of ranks.  Cost: one look at every element. */
+mp_status mp_moment_summarise(const mp_moment *moment, mp_moment_summary *summary);
 
 /* Seconds this process has spent so far in products, and their flop; in exchange and addition. */
 typedef struct mp_moment_times {

@@ -19,6 +19,7 @@ struct mp_moment_scratch {
     float *send;    /* the panel cut by owner (several ranks only) */
     float *receive; /* all ranks' parts of this rank's tiles */
     mp_exchange *exchange;
+    mp_probe_room *probes;
 };
 
 static mp_moment_times clock_so_far;
@@ -71,6 +72,7 @@ mp_status mp_moment_scratch_create(const mp_comm *comm, const int64_t *widths, i
     MP_GO(MP_NEW(s, 1, "buffers of the statistics"));
     MP_GO(MP_NEW_RAW(s->x, max_tokens * widest, "states of one sequence"));
     MP_GO(MP_NEW_RAW(s->panel, panel, "a panel of a second moment"));
+    MP_GO(mp_probe_room_create(comm, widest, max_tokens, &s->probes));
     if (comm->size > 1) {
         MP_GO(MP_NEW_RAW(s->send, panel, "a panel to send"));
         MP_GO(MP_NEW_RAW(s->receive, receive, "panels to receive"));
@@ -91,6 +93,7 @@ void mp_moment_scratch_free(mp_moment_scratch *scratch)
     mp_free(scratch->send);
     mp_free(scratch->receive);
     mp_exchange_free(scratch->exchange);
+    mp_probe_room_free(scratch->probes);
     mp_free(scratch);
 }
 
@@ -122,6 +125,7 @@ void mp_moment_free(mp_moment *moment)
     if (moment == NULL) return;
     mp_dmat_free(moment->matrix);
     mp_channels_free(moment->channels);
+    mp_probe_free(moment->probe);
     mp_free(moment->diagonal);
     mp_free(moment);
 }
@@ -129,6 +133,11 @@ void mp_moment_free(mp_moment *moment)
 mp_status mp_moment_track_channels(mp_moment *moment)
 {
     return mp_comm_agree(moment->comm, mp_channels_create(moment->n, &moment->channels));
+}
+
+mp_status mp_moment_track_distance(mp_moment *moment)
+{
+    return mp_comm_agree(moment->comm, mp_probe_create(moment->comm, moment->n, &moment->probe));
 }
 
 /* sqrt(w_t) x_t for the tokens that count, channels reversed behind their padding; returns how many. */
@@ -283,6 +292,7 @@ mp_status mp_moment_add(mp_moment *m, mp_moment_scratch *s, int active, const fl
     int mine = m->comm->rank < active;
     int64_t rows = 0, end;
 
+    if (m->probe != NULL) MP_TRY(mp_probe_add(m->probe, s->probes, active, x, n_tokens, weights));
     if (mine) {
         remember_bad(m, x, n_tokens);
         rows = weigh(m, x, n_tokens, weights, s->x);

@@ -17,6 +17,8 @@ typedef struct block {
     int n_slabs;
     const mp_linear_record *records;
     int n_records;
+    const mp_state_record *states;
+    int n_states;
 } block;
 
 static mp_status put_real_if_known(hid_t group, const char *path, const char *name, double value)
@@ -47,6 +49,23 @@ out:
     return st;
 }
 
+static mp_status put_state(hid_t file, const char *path, const mp_state_record *state)
+{
+    hid_t group = -1;
+    mp_status st;
+
+    MP_TRY(mp_h5_group(file, path, state->name, &group));
+    MP_GO(mp_h5_put_int(group, path, "tokens", state->tokens));
+    MP_GO(mp_h5_put_int(group, path, "probes", state->probes));
+    MP_GO(mp_h5_put_real(group, path, "weight", state->weight));
+    MP_GO(mp_h5_put_real(group, path, "effective_rank", state->effective_rank));
+    MP_GO(mp_h5_put_real(group, path, "distance", state->distance));
+    MP_GO(mp_h5_put_real(group, path, "distance_error", state->distance_error));
+out:
+    H5Gclose(group);
+    return st;
+}
+
 static mp_tensor_info tensor_of(const mp_slab *slab)
 {
     return (mp_tensor_info){.name = slab->name,
@@ -67,6 +86,7 @@ static mp_status lay_out_block(hid_t file, const char *path, const void *context
         MP_TRY(mp_h5_add_tensor(file, path, &info));
     }
     for (int i = 0; i < b->n_records; i++) MP_TRY(put_record(file, path, &b->records[i]));
+    for (int i = 0; i < b->n_states; i++) MP_TRY(put_state(file, path, &b->states[i]));
     return MP_OK;
 }
 
@@ -193,10 +213,11 @@ static mp_status commit_block(mp_checkpoint *run, int64_t index, const char *pat
 }
 
 mp_status mp_checkpoint_put_block(mp_checkpoint *checkpoint, int64_t index, const mp_slab *slabs,
-                                  int n_slabs, const mp_linear_record *records, int n_records)
+                                  int n_slabs, const mp_linear_record *records, int n_records,
+                                  const mp_state_record *states, int n_states)
 {
     const mp_comm *comm = checkpoint->comm;
-    const block b = {index, slabs, n_slabs, records, n_records};
+    const block b = {index, slabs, n_slabs, records, n_records, states, n_states};
     char *path = NULL;
     mp_status st;
 

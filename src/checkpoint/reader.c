@@ -29,8 +29,12 @@ typedef struct stored_tensor {
     int64_t file, offset;
 } stored_tensor;
 
+/* The model; its blocks that are there; what was measured at the states of all blocks. */
+typedef enum content { MODEL, BLOCKS, STATES } content;
+
 typedef struct reader {
     char *dir;
+    content what;
     stored_file *files; /* [n_files]: the blocks, then the rest */
     int64_t n_files;
     stored_tensor *tensors; /* [room], in the order of names */
@@ -106,8 +110,21 @@ typedef struct walk {
     int is_block;
 } walk;
 
-/* Takes data set `name` ("self_attn.q_proj.weight") of a file into the list.  The masks of a block
- * are not part of the model. */
+static int ends_in(const char *name, const char *ending)
+{
+    size_t length = strlen(name), n = strlen(ending);
+
+    return length > n && strcmp(name + length - n, ending) == 0;
+}
+
+/* Whether a data set of a block is asked for: masks belong to nobody. */
+static int is_wanted(const reader *r, const char *name)
+{
+    if (ends_in(name, ".mask")) return 0;
+    return ends_in(name, ".in_sum2") == (r->what == STATES);
+}
+
+/* Takes data set `name` ("self_attn.q_proj.weight") of a file into the list. */
 static mp_status add_set(const walk *w, hid_t set, const char *name)
 {
     reader *r = w->r;
@@ -117,7 +134,7 @@ static mp_status add_set(const walk *w, hid_t set, const char *name)
     char *full = NULL;
     int64_t bytes;
 
-    if (w->is_block && length > 5 && strcmp(name + length - 5, ".mask") == 0) return MP_OK;
+    if (w->is_block && !is_wanted(r, name)) return MP_OK;
     MP_TRY(mp_h5_describe(set, file->path, name, &t.info, &t.offset));
     bytes = mp_tensor_bytes(&t.info);
     if (t.offset > file->size - bytes)
@@ -231,7 +248,12 @@ static int by_name(const void *left, const void *right)
 
 static mp_status sort_tensors(reader *r)
 {
-    if (r->count == 0) return mp_fail(MP_ERR_FORMAT, "%s: no tensor in the checkpoint", r->dir);
+    if (r->count == 0)
+        return mp_fail(MP_ERR_FORMAT,
+                       r->what == STATES ? "%s: the run has measured nothing: it was made without "
+                                           "--calib, or by an earlier version"
+                                         : "%s: no tensor in the checkpoint",
+                       r->dir);
     qsort(r->tensors, (size_t)r->count, sizeof *r->tensors, by_name);
     for (int64_t i = 1; i < r->count; i++)
         if (by_name(&r->tensors[i - 1], &r->tensors[i]) == 0)
@@ -259,7 +281,7 @@ static mp_status check_complete(const char *dir, int64_t n_blocks, const mp_jour
     return MP_OK;
 }
 
-static mp_status read_all(reader *r, int blocks_only)
+static mp_status read_all(reader *r)
 {
     mp_journal journal;
     int64_t n_blocks = 0;
@@ -267,21 +289,21 @@ static mp_status read_all(reader *r, int blocks_only)
 
     MP_TRY(mp_model_file_read(r->dir, &n_blocks, NULL));
     MP_TRY(mp_journal_read(r->dir, &journal));
-    if (!blocks_only) MP_GO(check_complete(r->dir, n_blocks, &journal));
+    if (r->what != BLOCKS) MP_GO(check_complete(r->dir, n_blocks, &journal));
     MP_GO(MP_NEW(r->files, n_blocks + 1, "the files of a checkpoint"));
     r->n_files = n_blocks + 1;
     for (int64_t f = 0; f < r->n_files; f++) r->files[f].fd = -1;
     for (int64_t b = 0; b < n_blocks; b++)
         if (mp_journal_block(&journal, b) >= 0)
             MP_GO(read_block(r, b, mp_journal_block(&journal, b)));
-    if (!blocks_only) MP_GO(read_rest(r, &journal));
+    if (r->what == MODEL) MP_GO(read_rest(r, &journal));
     MP_GO(sort_tensors(r));
 out:
     mp_journal_free(&journal);
     return st;
 }
 
-static mp_status open_source(const char *dir, int blocks_only, mp_source **source)
+static mp_status open_source(const char *dir, content what, mp_source **source)
 {
     reader *r = NULL;
     mp_source *made = NULL;
@@ -290,7 +312,8 @@ static mp_status open_source(const char *dir, int blocks_only, mp_source **sourc
     MP_GO(MP_NEW(made, 1, "a source of tensors"));
     MP_GO(MP_NEW(r, 1, "a source of tensors"));
     MP_GO(mp_strdup(dir, &r->dir));
-    MP_GO(read_all(r, blocks_only));
+    r->what = what;
+    MP_GO(read_all(r));
     *made = (mp_source){.self = r,
                         .path = r->dir,
                         .count = r->count,
@@ -309,10 +332,15 @@ out:
 
 mp_status mp_checkpoint_open(const char *dir, mp_source **source)
 {
-    return open_source(dir, 0, source);
+    return open_source(dir, MODEL, source);
 }
 
 mp_status mp_checkpoint_open_blocks(const char *dir, mp_source **source)
 {
-    return open_source(dir, 1, source);
+    return open_source(dir, BLOCKS, source);
+}
+
+mp_status mp_checkpoint_open_states(const char *dir, mp_source **source)
+{
+    return open_source(dir, STATES, source);
 }

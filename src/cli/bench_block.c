@@ -16,8 +16,11 @@ mp_status bench_block(const mp_comm *comm, const bench_config *config, const mp_
                       const mp_method_options *options)
 {
     mp_arch arch;
-    mp_runner run = {
-        .comm = comm, .arch = &arch, .method = method, .options = *options, .lengths = {1.0}};
+    mp_runner run = {.comm = comm,
+                     .arch = &arch,
+                     .method = method,
+                     .options = *options,
+                     .lengths.state_ratio = 1.0};
     int64_t ranks[MP_MAX_LINEARS];
     best b = {0};
     mp_status st;

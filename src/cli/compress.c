@@ -3,6 +3,7 @@
 #include "mpress/driver.h"
 #include "mpress/method.h"
 #include "mpress/stop.h"
+#include "mpress/token_weights.h"
 #include "startup.h"
 
 #include <stddef.h>
@@ -33,6 +34,13 @@ static const mp_option rows[] = {
     {"--state-ratio", "R",
      "normalised states count the first R of each window (state-aware length)", "1.0",
      MP_OPT_DOUBLE, AT(state_ratio), MP_OPT_IDENTITY},
+    {"--lengths", "L1,L2,..", "multi-scale: nested prefixes of each window, averaged (MaCa-style)",
+     NULL, MP_OPT_STRING, AT(lengths), MP_OPT_IDENTITY},
+    {"--normalise", "auto|none|sequence",
+     "sequence: a prefix weighs the same whatever its length; auto: with --lengths", "auto",
+     MP_OPT_STRING, AT(normalise), MP_OPT_IDENTITY},
+    {"--drop-first", NULL, "the first token of each window does not count (attention sink)", NULL,
+     MP_OPT_FLAG, AT(drop_first), MP_OPT_IDENTITY},
     {"--ratio", "R", "low rank: stored parameters as a share of the dense ones", "0.8",
      MP_OPT_DOUBLE, AT(ratio), MP_OPT_IDENTITY},
     {"--rank-policy", "uniform|spectrum|sensitivity",
@@ -136,7 +144,9 @@ static json_t *options_json(const mp_job *job, unsigned flags)
 static mp_status complete(mp_job *job)
 {
     const mp_method *method = mp_method_find(job->method);
+    mp_length_policy lengths = {.n_lengths = job->lengths != NULL};
 
+    MP_TRY(mp_normalise_parse(job->normalise, &lengths, &job->normalise));
     if (method == NULL) return MP_OK; /* the driver tells which ones there are */
     if (strcmp(job->propagate, "auto") == 0) job->propagate = method->order;
     if (method->tile > 0) job->blocksize = method->tile;

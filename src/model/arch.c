@@ -173,13 +173,13 @@ static void fill_tables(const family *f, mp_arch *a)
         [MP_FFN_MID] = {"ffn_mid", a->d_ff, 0, MP_DOWN, 1},
     };
     const mp_linear_row linears[] = {
-        [MP_Q] = {"self_attn.q_proj", q, a->d_model, MP_ATTN_IN, f->qkv_bias},
-        [MP_K] = {"self_attn.k_proj", kv, a->d_model, MP_ATTN_IN, f->qkv_bias},
-        [MP_V] = {"self_attn.v_proj", kv, a->d_model, MP_ATTN_IN, f->qkv_bias},
-        [MP_O] = {"self_attn.o_proj", a->d_model, q, MP_ATTN_OUT, 0},
-        [MP_GATE] = {"mlp.gate_proj", a->d_ff, a->d_model, MP_FFN_IN, 0},
-        [MP_UP] = {"mlp.up_proj", a->d_ff, a->d_model, MP_FFN_IN, 0},
-        [MP_DOWN] = {"mlp.down_proj", a->d_model, a->d_ff, MP_FFN_MID, 0},
+        [MP_Q] = {"self_attn.q_proj", q, a->d_model, MP_ATTN_IN, f->qkv_bias, "attn_q"},
+        [MP_K] = {"self_attn.k_proj", kv, a->d_model, MP_ATTN_IN, f->qkv_bias, "attn_k"},
+        [MP_V] = {"self_attn.v_proj", kv, a->d_model, MP_ATTN_IN, f->qkv_bias, "attn_v"},
+        [MP_O] = {"self_attn.o_proj", a->d_model, q, MP_ATTN_OUT, 0, "attn_output"},
+        [MP_GATE] = {"mlp.gate_proj", a->d_ff, a->d_model, MP_FFN_IN, 0, "ffn_gate"},
+        [MP_UP] = {"mlp.up_proj", a->d_ff, a->d_model, MP_FFN_IN, 0, "ffn_up"},
+        [MP_DOWN] = {"mlp.down_proj", a->d_model, a->d_ff, MP_FFN_MID, 0, "ffn_down"},
     };
     const mp_vector_row vectors[] = {
         {"input_layernorm.weight", a->d_model, MP_ATTN_NORM},

@@ -6,13 +6,16 @@
 
 #include <stdio.h>
 
-/* A block as slabs: weights, masks and biases of the linear maps, norms. */
+enum { MAX_SLABS = 3 * MP_MAX_LINEARS + MP_MAX_VECTORS + MP_MAX_STATES };
+
+/* A block as slabs: weights, masks and biases of the linear maps, norms, squares of the states. */
 typedef struct slabs {
-    mp_slab slab[4 * MP_MAX_LINEARS];
+    mp_slab slab[MAX_SLABS];
     mp_linear_record record[MP_MAX_LINEARS];
-    char name[4 * MP_MAX_LINEARS][128];
-    void *data[4 * MP_MAX_LINEARS];
-    int count;
+    mp_state_record state[MP_MAX_STATES];
+    char name[MAX_SLABS][128];
+    void *data[MAX_SLABS];
+    int count, states;
 } slabs;
 
 /* A slab of rows [begin, end) of `values` ([rows][columns] in single precision) in `dtype`. */
@@ -117,8 +120,39 @@ static mp_status add_linear(const run *r, slabs *s, int i, const mp_linear_resul
     return MP_OK;
 }
 
-static mp_status collect_slabs(const run *r, const mp_linear_result *results, slabs *s)
+/* The squares of a state's channels, each rank its share, and what else is known of it. */
+static mp_status add_state(const run *r, slabs *s, int state, const mp_state_result *result)
 {
+    const mp_state *row = &r->arch.states[state];
+    int64_t begin, end;
+    int i = s->count;
+
+    if (result->squares == NULL) return MP_OK;
+    mp_share(row->width, 1, r->comm->rank, r->comm->size, &begin, &end);
+    snprintf(s->name[i], sizeof s->name[i], "%s.in_sum2", row->name);
+    s->slab[i] = (mp_slab){.name = s->name[i],
+                           .dtype = MP_F64,
+                           .ndim = 1,
+                           .shape = {row->width, 1},
+                           .first_row = begin,
+                           .n_rows = end - begin,
+                           .data = result->squares + begin};
+    s->count++;
+    s->state[s->states++] = (mp_state_record){.name = row->name,
+                                              .tokens = result->tokens,
+                                              .weight = result->weight,
+                                              .effective_rank = result->summary.effective_rank,
+                                              .distance = result->summary.distance,
+                                              .distance_error = result->summary.distance_error,
+                                              .probes = result->summary.probes};
+    return MP_OK;
+}
+
+static mp_status collect_slabs(const run *r, const mp_linear_result *results,
+                               const mp_state_result *states, slabs *s)
+{
+    for (int i = 0; i < r->arch.n_states && states != NULL; i++)
+        MP_TRY(add_state(r, s, i, &states[i]));
     for (int i = 0; i < r->arch.n_linears; i++) MP_TRY(add_linear(r, s, i, &results[i]));
     for (int i = 0; i < r->arch.n_vectors; i++) {
         const mp_vector_row *row = &r->arch.vectors[i];
@@ -131,16 +165,22 @@ static mp_status collect_slabs(const run *r, const mp_linear_result *results, sl
     return MP_OK;
 }
 
-mp_status run_write_block(run *r, mp_checkpoint *to, int64_t block, const mp_linear_result *results)
+mp_status run_write_block(run *r, mp_checkpoint *to, int64_t block, const mp_linear_result *results,
+                          mp_state_result *states)
 {
     slabs *s = NULL;
     mp_status st = MP_NEW(s, 1, "slabs of a block");
 
-    if (st == MP_OK) st = collect_slabs(r, results, s);
+    if (st == MP_OK) st = collect_slabs(r, results, states, s);
     MP_GO(mp_comm_agree(r->comm, st));
-    MP_GO(mp_checkpoint_put_block(to, block, s->slab, s->count, s->record, r->arch.n_linears));
+    MP_GO(mp_checkpoint_put_block(to, block, s->slab, s->count, s->record, r->arch.n_linears,
+                                  s->state, s->states));
 out:
-    for (int i = 0; s != NULL && i < 4 * MP_MAX_LINEARS; i++) mp_free(s->data[i]);
+    for (int i = 0; s != NULL && i < MAX_SLABS; i++) mp_free(s->data[i]);
     mp_free(s);
+    for (int i = 0; states != NULL && i < r->arch.n_states; i++) {
+        mp_free(states[i].squares);
+        states[i].squares = NULL;
+    }
     return st;
 }

@@ -13,10 +13,6 @@
 #include <math.h>
 #include <string.h>
 
-/* Of which any share that is not absurd counts a token: until the windows are drawn, only the range of
- * --state-ratio is known to be wrong. */
-static const int64_t LONGEST_WINDOW = INT64_C(1) << 40;
-
 /* 0 stands for a default; a negative number is a slip. */
 static mp_status check_counts(const mp_job *job)
 {
@@ -52,6 +48,19 @@ static mp_status check_batch(const run *r)
     return MP_OK;
 }
 
+/* Which tokens count and how much, as far as it does not hang on the windows. */
+static mp_status read_lengths(run *r)
+{
+    mp_length_policy *policy = &r->runner.lengths;
+    const char *normalise;
+
+    policy->state_ratio = r->job->state_ratio;
+    policy->drop_first = r->job->drop_first;
+    if (r->job->lengths != NULL) MP_TRY(mp_lengths_parse(r->job->lengths, policy));
+    MP_TRY(mp_normalise_parse(r->job->normalise, policy, &normalise));
+    return mp_length_policy_check(policy, 0);
+}
+
 /* Options that say something by themselves, before any file is opened. */
 static mp_status read_options(run *r)
 {
@@ -83,8 +92,7 @@ static mp_status read_options(run *r)
     MP_TRY(mp_model_io_parse(job->model_io, &r->model_io));
     if (job->calib == NULL && (r->runner.method->needs & MP_NEED_MOMENT) != 0)
         return mp_fail(MP_ERR_ARG, "--calib: method %s needs calibration data", job->method);
-    r->runner.lengths.state_ratio = job->state_ratio;
-    return mp_length_policy_check(&r->runner.lengths, LONGEST_WINDOW);
+    return read_lengths(r);
 }
 
 static mp_status evaluate(run *r, const mp_source *source, mp_perplexity_result *result)
@@ -133,7 +141,8 @@ static mp_status load_block(run *r, int64_t b, int k, int skip[MP_MAX_LINEARS], 
                             .skip = skip,
                             .ranks = r->ranks != NULL ? r->ranks + b * n : NULL,
                             .is_last = b + 1 == r->arch.n_blocks,
-                            .results = r->results + b * n};
+                            .results = r->results + b * n,
+                            .states = r->states + b * r->arch.n_states};
     return MP_OK;
 }
 
@@ -152,7 +161,7 @@ static mp_status compress_blocks(run *r, int64_t b, int count)
     MP_TRY(resume_save_hidden(r, b + count - 1));
     for (int k = 0; k < count; k++) {
         r->runner.block = items[k].block;
-        MP_TRY(run_write_block(r, r->checkpoint, b + k, items[k].results));
+        MP_TRY(run_write_block(r, r->checkpoint, b + k, items[k].results, items[k].states));
     }
     mp_clock_lap(&r->runner.clock, MP_PHASE_WRITE, 0.0, &mark);
     r->save.block_seconds = (mp_seconds() - start) / count;
@@ -289,6 +298,9 @@ static void close_run(run *r)
     selection_close(&r->selected);
     mp_source_close(&r->source);
     mp_free(r->assets);
+    for (int64_t i = 0; r->states != NULL && i < r->arch.n_blocks * r->arch.n_states; i++)
+        mp_free(r->states[i].squares);
+    mp_free(r->states);
     mp_free(r->results);
     mp_free(r->ranks);
     json_decref(r->sensitivity);

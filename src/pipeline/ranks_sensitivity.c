@@ -97,7 +97,7 @@ static mp_status write_factors(run *r, const table *t, mp_checkpoint *to)
             if (c->block == b && c->rank > ranks[c->linear]) ranks[c->linear] = c->rank;
         }
         MP_TRY(search_blocks(r, b, 1, ranks, NULL, results));
-        MP_TRY(run_write_block(r, to, b, results));
+        MP_TRY(run_write_block(r, to, b, results, NULL));
     }
     return mp_checkpoint_finish(to);
 }

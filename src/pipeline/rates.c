@@ -101,7 +101,7 @@ static mp_status run_trial(const mp_comm *comm, const mp_forecast_job *small, mp
                      .arch = small->arch,
                      .method = small->method,
                      .options = *small->options,
-                     .lengths = {1.0},
+                     .lengths.state_ratio = 1.0,
                      .order = small->order,
                      .ranks = small->ranks};
     double seconds = 0.0;

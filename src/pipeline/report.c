@@ -162,9 +162,9 @@ static json_t *block_figures(const run *r, int64_t first, int count, double seco
         for (int i = 0; i < r->arch.n_linears; i++)
             json_object_set_new(errors, r->arch.linears[i].name,
                                 real_or_null(results[i].rel_error));
-        json_array_append_new(blocks,
-                              json_pack("{s:I, s:o, s:o}", "block", (json_int_t)b, "rel_error",
-                                        errors, "groups", groups_json(r, results)));
+        json_array_append_new(
+            blocks, json_pack("{s:I, s:o, s:o, s:o}", "block", (json_int_t)b, "rel_error", errors,
+                              "groups", groups_json(r, results), "states", report_states(r, b, 1)));
     }
     return json_pack("{s:I, s:f, s:o, s:o, s:o, s:I}", "block", (json_int_t)(first + count - 1),
                      "wall_s", seconds, "phases", phases, "blocks", blocks, "idle_s", idle,
@@ -348,6 +348,7 @@ static mp_status write_report(const run *r, const mp_clock_summary *s, int64_t m
                         json_pack("{s:o, s:o}", "before", perplexity_of(&r->before), "after",
                                   perplexity_of(&r->after)));
     json_object_set_new(report, "linears", linears_json(r));
+    json_object_set_new(report, "states", report_states(r, 0, r->arch.n_blocks));
     json_object_set_new(report, "parameters", parameters_json(r));
     json_object_set_new(report, "bytes",
                         json_pack("{s:I, s:I}", "stored", (json_int_t)r->size.stored, "dense",

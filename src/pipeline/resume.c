@@ -116,6 +116,23 @@ static void recall_linear(run *r, const json_t *record)
     }
 }
 
+static void recall_state(run *r, const json_t *record)
+{
+    const char *name = json_string_value(json_object_get(record, "name"));
+    int64_t block = int_of(record, "block");
+
+    for (int i = 0; i < r->arch.n_states; i++)
+        if (strcmp(r->arch.states[i].name, name) == 0)
+            r->states[block * r->arch.n_states + i] = (mp_state_result){
+                .tokens = int_of(record, "tokens"),
+                .weight = real_of(record, "weight"),
+                .summary = {.effective_rank = real_of(record, "effective_rank"),
+                            .distance = real_of(record, "distance"),
+                            .distance_error = real_of(record, "distance_error"),
+                            .probes = int_of(record, "probes")},
+            };
+}
+
 /* Rank 0. */
 static mp_status recall_results(run *r)
 {
@@ -126,6 +143,7 @@ static mp_status recall_results(run *r)
     MP_TRY(mp_checkpoint_describe(r->job->out, &description));
     json_array_foreach (json_object_get(description, "linears"), i, record)
         recall_linear(r, record);
+    json_array_foreach (json_object_get(description, "states"), i, record) recall_state(r, record);
     json_decref(description);
     return MP_OK;
 }
@@ -150,7 +168,9 @@ mp_status resume_recall(run *r)
     if (!mp_checkpoint_resumed(r->checkpoint)) return MP_OK;
     recall_ranks(r);
     MP_TRY(mp_comm_agree(r->comm, r->comm->rank == 0 ? recall_results(r) : MP_OK));
-    return mp_comm_tell(r->comm, r->results, bytes, 0);
+    MP_TRY(mp_comm_tell(r->comm, r->results, bytes, 0));
+    return mp_comm_tell(r->comm, r->states,
+                        (size_t)(r->arch.n_blocks * r->arch.n_states) * sizeof *r->states, 0);
 }
 
 mp_status resume_hidden(run *r, int64_t *first)

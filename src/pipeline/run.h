@@ -45,6 +45,7 @@ typedef struct run {
     mp_runner runner;
     mp_checkpoint *checkpoint;
     mp_linear_result *results; /* [n_blocks][n_linears] */
+    mp_state_result *states;   /* [n_blocks][n_states]; squares until their block is written */
     mp_rank_policy policy;
     int64_t *
         ranks; /* [n_blocks][n_linears] where the method factors, 0: dense; NULL for other methods */
@@ -145,9 +146,10 @@ mp_status resume_replay(run *r, const mp_source *blocks, int64_t b);
 /* resume.c: saves the hidden states after block `b` if it is time to.  Collective; agreed. */
 mp_status resume_save_hidden(run *r, int64_t b);
 
-/* block_write.c: this rank's rows of every tensor of the loaded block.  Collective; agreed. */
-mp_status run_write_block(run *r, mp_checkpoint *to, int64_t block,
-                          const mp_linear_result *results);
+/* block_write.c: this rank's rows of every tensor of the loaded block, and what was measured at its states
+ * (NULL: nothing), whose squares are freed.  Collective; agreed. */
+mp_status run_write_block(run *r, mp_checkpoint *to, int64_t block, const mp_linear_result *results,
+                          mp_state_result *states);
 
 /* report.c: what to tell.  Those that gather figures are collective; rank 0 writes. */
 mp_status report_start(const run *r);
@@ -155,5 +157,8 @@ mp_status report_blocks(run *r, int64_t first, int count, double seconds);
 mp_status report_write(const run *r); /* report.json as things stand */
 mp_status report_finish(const run *r);
 json_t *report_identity(const run *r);
+
+/* report_states.c: what was measured at the states of blocks [first, first + count), an array. */
+json_t *report_states(const run *r, int64_t first, int64_t count);
 
 #endif

@@ -36,6 +36,7 @@ static mp_status check_model(run *r)
     MP_TRY(selection_check(&r->selected, r->job, &r->arch));
     MP_TRY(check_shapes(r));
     MP_TRY(ranks_open(r));
+    MP_TRY(MP_NEW(r->states, r->arch.n_blocks * r->arch.n_states, "results of states"));
     return MP_NEW(r->results, r->arch.n_blocks * r->arch.n_linears, "results");
 }
 

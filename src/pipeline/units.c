@@ -16,11 +16,24 @@ int unit_is_wanted(const mp_runner *run, int state, const int *skip)
     return 0;
 }
 
+/* Whether the weights of a state differ, so that its moment is not simply a multiple of the plain one. */
+static int is_weighted(const mp_runner *run, int state)
+{
+    int64_t n = run->hidden->n_tokens;
+
+    mp_token_weights(&run->lengths, &run->arch->states[state], n, run->weights);
+    for (int64_t t = 1; t < n; t++)
+        if (run->weights[t] != run->weights[0]) return 1;
+    return 0;
+}
+
 mp_status unit_open(const mp_runner *run, unit *u)
 {
     if (!unit_is_wanted(run, u->state, u->item->skip)) return MP_OK;
     MP_TRY(mp_moment_create(run->comm, run->arch->states[u->state].width, run->options.blocksize,
                             &u->moment));
+    if (u->item->states != NULL && is_weighted(run, u->state))
+        MP_TRY(mp_moment_track_distance(u->moment));
     if ((run->method->needs & MP_NEED_CHANNELS) == 0 && !run->options.center) return MP_OK;
     return mp_moment_track_channels(u->moment);
 }
@@ -117,6 +130,32 @@ static mp_status prepare(mp_runner *run, unit *u)
     return st;
 }
 
+/* What is told of the state, and kept for others: before a method works on the moment. */
+static mp_status note_state(const mp_runner *run, const unit *u)
+{
+    const mp_state *s = &run->arch->states[u->state];
+    mp_state_result *result;
+    double weight = 0.0;
+
+    if (u->item->states == NULL) return MP_OK;
+    result = &u->item->states[u->state];
+    mp_token_weights(&run->lengths, s, run->hidden->n_tokens, run->weights);
+    for (int64_t t = 0; t < run->hidden->n_tokens; t++) weight += (double)run->weights[t];
+    result->tokens = u->moment->tokens;
+    result->weight = weight * (double)run->hidden->n_sequences;
+    MP_TRY(mp_comm_agree(run->comm, MP_NEW_RAW(result->squares, s->width, "squares of channels")));
+    mp_moment_channels(u->moment, result->squares);
+    return mp_moment_summarise(u->moment, &result->summary);
+}
+
+/* A moment moved to its grid, and noted. */
+static mp_status finish_moment(const mp_runner *run, const unit *u)
+{
+    if (u->moment == NULL) return MP_OK;
+    MP_TRY(name_unit(run, u, mp_moment_finish(u->moment, u->grid)));
+    return note_state(run, u);
+}
+
 /* Finishes and factorises all moments, side by side where their grids are disjoint: a rank passes over
  * the units whose grid it is not in. */
 static mp_status prepare_all(mp_runner *run, unit *units, int count)
@@ -125,9 +164,7 @@ static mp_status prepare_all(mp_runner *run, unit *units, int count)
     mp_status st = MP_OK;
 
     MP_TRY(mp_comm_agree(run->comm, plan(run, units, count)));
-    for (int i = 0; i < count; i++)
-        if (units[i].moment != NULL)
-            MP_TRY(name_unit(run, &units[i], mp_moment_finish(units[i].moment, units[i].grid)));
+    for (int i = 0; i < count; i++) MP_TRY(finish_moment(run, &units[i]));
     mp_clock_lap(&run->clock, MP_PHASE_COLLECT, 0.0, &mark);
     for (int i = 0; i < count; i++) {
         unit *u = &units[i];

@@ -250,19 +250,20 @@ static mp_status wrong_slabs(const fixture *f)
     slab.data = data;
     MP_GO(
         mp_checkpoint_create(f->comm, f->out, f->model, &f->arch, f->source, run, 0, &checkpoint));
-    st = mp_checkpoint_put_block(checkpoint, 0, &slab, 1, NULL, 0); /* a row that nobody has */
+    st = mp_checkpoint_put_block(checkpoint, 0, &slab, 1, NULL, 0, NULL,
+                                 0); /* a row that nobody has */
     MP_GO(fixture_expect(f->comm, st, MP_ERR_DIVERGED, "mlp.up_proj.weight"));
     slab.n_rows = 4;
     slab.first_row = 0; /* all ranks the same rows */
-    st = mp_checkpoint_put_block(checkpoint, 0, &slab, 1, NULL, 0);
+    st = mp_checkpoint_put_block(checkpoint, 0, &slab, 1, NULL, 0, NULL, 0);
     if (f->comm->size > 1) MP_GO(fixture_expect(f->comm, st, MP_ERR_DIVERGED, "do not cut"));
     slab.first_row = 4 * mine;
     if (mine == f->comm->size - 1) slab.dtype = MP_I32;
-    st = mp_checkpoint_put_block(checkpoint, 0, &slab, 1, NULL, 0);
+    st = mp_checkpoint_put_block(checkpoint, 0, &slab, 1, NULL, 0, NULL, 0);
     if (f->comm->size > 1) MP_GO(fixture_expect(f->comm, st, MP_ERR_DIVERGED, "list of tensors"));
     slab.dtype = MP_F32;
-    MP_GO(mp_checkpoint_put_block(checkpoint, 0, &slab, 1, NULL, 0));
-    st = mp_checkpoint_put_block(checkpoint, 3, &slab, 1, NULL, 0);
+    MP_GO(mp_checkpoint_put_block(checkpoint, 0, &slab, 1, NULL, 0, NULL, 0));
+    st = mp_checkpoint_put_block(checkpoint, 3, &slab, 1, NULL, 0, NULL, 0);
     MP_GO(fixture_expect(f->comm, st, MP_ERR_INTERNAL, "block 3 of 3"));
 out:
     mp_checkpoint_free(checkpoint);

@@ -5,6 +5,7 @@
 #include "../../src/checkpoint/pieces.h"
 #include "mpress/export.h"
 #include "mpress/fileio.h"
+#include "mpress/imatrix.h"
 #include "mpress/json.h"
 #include "mpress/memory.h"
 #include "mpress/safetensors.h"
@@ -310,6 +311,42 @@ static mp_status random_model_has_its_shape_whatever_the_ranks(const mp_comm *co
     return fixture_with(comm, synth);
 }
 
+/* A run of which nothing was measured, a model, an unfinished run, a file that is there. */
+static mp_status imatrix_refusals(const fixture *f)
+{
+    mp_checkpoint *checkpoint = NULL;
+    json_t *run = json_object();
+    char file[160];
+    int64_t missing;
+    mp_status st;
+
+    snprintf(file, sizeof file, "%s/out.gguf", f->scratch);
+    MP_GO(fixture_expect(f->comm, mp_imatrix_write(f->comm, f->model, file, &missing),
+                         MP_ERR_FORMAT, "no run of mpress"));
+    MP_GO(mp_checkpoint_create(f->comm, f->out, f->model, &f->arch, f->source, run, MP_START_NEW,
+                               &checkpoint));
+    MP_GO(fixture_put_block(f, checkpoint, 0));
+    MP_GO(fixture_expect(f->comm, mp_imatrix_write(f->comm, f->out, file, &missing), MP_ERR_FORMAT,
+                         "block 1 is missing"));
+    MP_GO(fixture_put_block(f, checkpoint, 1));
+    MP_GO(fixture_put_block(f, checkpoint, 2));
+    MP_GO(fixture_expect(f->comm, mp_imatrix_write(f->comm, f->out, file, &missing), MP_ERR_FORMAT,
+                         "has measured nothing"));
+    MP_EXPECT(!fixture_has(f->comm, f->scratch, "out.gguf"));
+    MP_GO(fixture_file(f->comm, f->scratch, "out.gguf", "precious"));
+    MP_GO(fixture_expect(f->comm, mp_imatrix_write(f->comm, f->out, file, &missing), MP_ERR_ARG,
+                         "out.gguf: is there already"));
+out:
+    mp_checkpoint_free(checkpoint);
+    json_decref(run);
+    return st;
+}
+
+static mp_status imatrix_of_nothing_is_refused(const mp_comm *comm)
+{
+    return fixture_with(comm, imatrix_refusals);
+}
+
 const mp_case cases_export[] = {
     {"checkpoint_becomes_safetensors_bit_for_bit", checkpoint_becomes_safetensors_bit_for_bit},
     {"config_is_exported_unchanged", config_is_exported_unchanged},
@@ -319,5 +356,6 @@ const mp_case cases_export[] = {
     {"pieces_cover_a_tensor_in_order", pieces_cover_a_tensor_in_order},
     {"random_model_has_its_shape_whatever_the_ranks",
      random_model_has_its_shape_whatever_the_ranks},
+    {"imatrix_of_nothing_is_refused", imatrix_of_nothing_is_refused},
     {NULL, NULL},
 };

@@ -95,9 +95,9 @@ static mp_status pass_open(const mp_comm *c, const golden *g, const mp_source *s
 }
 
 /* All moments of the block with one length policy. */
-static mp_status measure(const mp_comm *c, pass *p, double ratio, int64_t tile, mp_moment **moments)
+static mp_status measure(const mp_comm *c, pass *p, const mp_length_policy *policy, int64_t tile,
+                         mp_moment **moments)
 {
-    mp_length_policy policy = {ratio};
     mp_moment_scratch *scratch = NULL;
     int64_t length = p->hidden->n_tokens, widths[MP_MAX_STATES];
     float *hidden = NULL;
@@ -105,8 +105,11 @@ static mp_status measure(const mp_comm *c, pass *p, double ratio, int64_t tile, 
     for (int s = 0; s < p->arch.n_states; s++) widths[s] = p->arch.states[s].width;
     MP_TRY(mp_moment_scratch_create(c, widths, p->arch.n_states, tile, length, &scratch));
     MP_TRY(MP_NEW(hidden, length * p->arch.d_model, "a residual stream"));
-    for (int s = 0; s < p->arch.n_states; s++)
+    for (int s = 0; s < p->arch.n_states; s++) {
         MP_TRY(mp_moment_create(c, widths[s], tile, &moments[s]));
+        mp_token_weights(policy, &p->arch.states[s], length, p->weights);
+        if (p->weights[length - 1] != p->weights[0]) MP_TRY(mp_moment_track_distance(moments[s]));
+    }
     for (int64_t i = 0; i < p->hidden->rounds; i++) {
         int mine = i < p->hidden->local, active = mp_hidden_active(p->hidden, c, i);
 
@@ -117,7 +120,7 @@ static mp_status measure(const mp_comm *c, pass *p, double ratio, int64_t tile, 
             float *x = p->buffer[s % 2], *before = p->buffer[1 - s % 2];
 
             if (mine) MP_TRY(mp_forward_state(p->forward, p->block, s, length, hidden, before, x));
-            mp_token_weights(&policy, &p->arch.states[s], length, p->weights);
+            mp_token_weights(policy, &p->arch.states[s], length, p->weights);
             MP_TRY(mp_moment_add(moments[s], scratch, active, x, length, p->weights));
         }
     }
@@ -126,42 +129,80 @@ static mp_status measure(const mp_comm *c, pass *p, double ratio, int64_t tile, 
     return MP_OK;
 }
 
-static mp_status check_statistics(const mp_comm *c, const golden *g, const char *prefix,
-                                  double ratio, int64_t tile, int *compared)
+/* What the summary of a moment says against the whole matrices: h, and the plain one. */
+static mp_status compare_summary(const mp_moment *m, const double *h, const double *plain)
+{
+    double trace = 0.0, hh = 0.0, hp = 0.0, pp = 0.0, distance;
+    mp_moment_summary s;
+
+    MP_TRY(mp_moment_summarise(m, &s));
+    for (int64_t i = 0; i < m->n; i++) trace += h[i * m->n + i];
+    for (int64_t i = 0; i < m->n * m->n; i++) {
+        hh += h[i] * h[i];
+        hp += h[i] * plain[i];
+        pp += plain[i] * plain[i];
+    }
+    MP_EXPECT(fabs(s.effective_rank / (trace * trace / hh) - 1.0) < 1e-5);
+    distance = sqrt(fmax(1.0 - hp / hh * hp / pp, 0.0));
+    if (m->probe == NULL) {
+        MP_EXPECT(distance < 1e-6 && s.distance == 0.0 && s.distance_error == 0.0 && s.probes == 0);
+        return MP_OK;
+    }
+    MP_EXPECT(s.probes == MP_PROBES && s.distance_error > 0.0);
+    MP_EXPECT(s.distance_error < 0.2 * distance);
+    MP_EXPECT(fabs(s.distance - distance) <= 3.0 * s.distance_error);
+    return MP_OK;
+}
+
+/* References `prefix`.BLOCK.STATE of a file against what one policy measures. */
+static mp_status check_statistics(const mp_comm *c, const golden *g, const char *file,
+                                  const char *prefix, const mp_length_policy *policy, int64_t tile,
+                                  int *compared)
 {
     mp_moment *moments[MP_MAX_STATES] = {NULL};
-    mp_source *statistics = NULL;
+    mp_source *statistics = NULL, *references = NULL;
     pass p = {0};
 
     MP_TRY(golden_open(g, "statistics.safetensors", &statistics));
+    MP_TRY(golden_open(g, file, &references));
     MP_TRY(pass_open(c, g, statistics, &p));
-    MP_TRY(measure(c, &p, ratio, tile, moments));
+    MP_TRY(measure(c, &p, policy, tile, moments));
     for (int s = 0; s < p.arch.n_states; s++) {
         char name[64];
-        double *h;
+        double *h, *plain;
         int64_t shape[2];
 
+        snprintf(name, sizeof name, "H.%lld.%s", (long long)g->block, p.arch.states[s].name);
+        MP_TRY(golden_load(statistics, name, &plain, shape));
         snprintf(name, sizeof name, "%s.%lld.%s", prefix, (long long)g->block,
                  p.arch.states[s].name);
-        MP_TRY(golden_load(statistics, name, &h, shape));
+        MP_TRY(golden_load(references, name, &h, shape));
         MP_TRY(mp_moment_finish(moments[s], (mp_grid){s % c->size, 1, 1}));
-        MP_EXPECT(moments[s]->tokens == (int64_t)((double)p.hidden->n_tokens *
-                                                  (p.arch.states[s].normalised ? ratio : 1.0)) *
-                                            p.hidden->n_sequences);
+        MP_EXPECT(moments[s]->tokens ==
+                  (int64_t)((double)p.hidden->n_tokens *
+                            (p.arch.states[s].normalised ? policy->state_ratio : 1.0)) *
+                      p.hidden->n_sequences);
         if (h != NULL) {
             MP_TRY(compare_moment(moments[s], h));
+            MP_TRY(compare_summary(moments[s], h, plain));
             ++*compared;
         }
         mp_free(h);
+        mp_free(plain);
         mp_moment_free(moments[s]);
     }
     pass_close(&p);
     mp_source_close(&statistics);
+    mp_source_close(&references);
     return MP_OK;
 }
 
 static mp_status statistics_equal_the_reference(const mp_comm *c)
 {
+    static const char all[] = "statistics.safetensors";
+    mp_length_policy plain = {.state_ratio = 1.0}, quarter = {.state_ratio = 0.25};
+    mp_length_policy nested = {.state_ratio = 1.0, .normalise = 1};
+
     for (int i = 0; i < GOLDENS; i++) {
         int compared = 0;
 
@@ -169,9 +210,12 @@ static mp_status statistics_equal_the_reference(const mp_comm *c)
             MP_TRY(mp_case_skip("no reference results of stories260k"));
             continue;
         }
-        MP_TRY(check_statistics(c, &goldens[i], "H", 1.0, 128, &compared));
-        MP_TRY(check_statistics(c, &goldens[i], "H_state_aware", 0.25, 64, &compared));
+        MP_TRY(mp_lengths_parse(goldens[i].lengths, &nested));
+        MP_TRY(check_statistics(c, &goldens[i], all, "H", &plain, 128, &compared));
+        MP_TRY(check_statistics(c, &goldens[i], all, "H_state_aware", &quarter, 64, &compared));
         MP_EXPECT(compared >= 6);
+        MP_TRY(check_statistics(c, &goldens[i], goldens[i].maca, "H_maca", &nested, 64, &compared));
+        MP_EXPECT(compared >= 8);
     }
     return MP_OK;
 }

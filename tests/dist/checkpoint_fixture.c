@@ -347,7 +347,7 @@ static mp_status put_block(const fixture *f, const mp_comm *comm, mp_checkpoint 
     st = MP_NEW(s, 1, "slabs");
     if (st == MP_OK) st = collect(f, comm, block, s);
     MP_GO(mp_comm_agree(comm, st));
-    MP_GO(mp_checkpoint_put_block(checkpoint, block, s->slab, s->count, &record, 1));
+    MP_GO(mp_checkpoint_put_block(checkpoint, block, s->slab, s->count, &record, 1, NULL, 0));
 out:
     for (int i = 0; s != NULL && i < MAX_SLABS; i++) mp_free(s->data[i]);
     mp_free(s);

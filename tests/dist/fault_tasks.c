@@ -227,7 +227,8 @@ const task tasks[TASKS] = {
     {.name = "linear",
      .command = &command_compress,
      .words =
-         COMPRESS SAVING "--sparsity 0.5 --blocksize 16 --propagate linear --no-export --strict",
+         COMPRESS SAVING "--sparsity 0.5 --blocksize 16 --propagate linear --no-export --strict "
+                         "--lengths 4,16",
      .is_strict = 1},
     {.name = "wanda",
      .command = &command_compress,
@@ -248,6 +249,10 @@ const task tasks[TASKS] = {
      .words = "out --data tokens.safetensors --seqlen 16",
      .made = LOW_RANK},
     {.name = "export", .command = &command_export, .words = "out made --dense", .made = LOW_RANK},
+    {.name = "imatrix",
+     .command = &command_export,
+     .words = "out ids/out.gguf --format imatrix",
+     .made = LOW_RANK},
     {.name = "verify", .command = &command_inspect, .words = "out --verify", .made = LOW_RANK},
     {.name = "synth", .command = &command_synth, .words = "shape.json made --blocks 2"},
     {.name = "tokenize",
@@ -344,7 +349,7 @@ mp_status task_prepare(const mp_comm *comm, const task *t)
 mp_status task_reset(const mp_comm *comm, const task *t)
 {
     static const char *const old[] = {"made", "ids/ids.safetensors", "out", NULL};
-    static const char *const old_but_out[] = {"made", NULL};
+    static const char *const old_but_out[] = {"made", "ids/out.gguf", NULL};
 
     MP_TRY(remove_all(comm, t->made != NULL ? old_but_out : old));
     if (!t->is_half) return MP_OK;

@@ -8,9 +8,11 @@
 #include <stdio.h>
 
 const golden goldens[GOLDENS] = {
-    {MPRESS_DATA "/wikillama-5m", MPRESS_DATA "/golden", 3},
-    {MPRESS_SHARED "/models/stories260k", MPRESS_SHARED "/golden/stories260k", 0},
-    {MPRESS_SHARED "/models/stories260k", MPRESS_SHARED "/golden/stories260k", 2},
+    {MPRESS_DATA "/wikillama-5m", MPRESS_DATA "/golden", 3, "64,128,256", "maca.safetensors"},
+    {MPRESS_SHARED "/models/stories260k", MPRESS_SHARED "/golden/stories260k", 0, "32,64,128",
+     "statistics.safetensors"},
+    {MPRESS_SHARED "/models/stories260k", MPRESS_SHARED "/golden/stories260k", 2, "32,64,128",
+     "statistics.safetensors"},
 };
 
 mp_status golden_open(const golden *g, const char *file, mp_source **source)

@@ -8,6 +8,8 @@
 typedef struct golden {
     const char *model, *dir; /* directories of the model and of its reference results */
     int64_t block;           /* whose results are there */
+    const char *lengths;     /* of H_maca, as --lengths has them */
+    const char *maca;        /* the file that H_maca is in */
 } golden;
 
 enum { GOLDENS = 3 };

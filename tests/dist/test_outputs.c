@@ -120,6 +120,29 @@ static void check_phases(json_t *phases)
             "no time in %s", expected[i]);
 }
 
+/* Without weights nothing is estimated, and nothing has moved. */
+static void check_states(const json_t *states)
+{
+    const json_t *state;
+    size_t i;
+
+    cr_assert_eq(json_array_size(states), 6 * 4);
+    json_array_foreach (states, i, state) {
+        double weight, rank, distance, error;
+        json_int_t block, tokens, probes;
+        const char *name;
+
+        cr_assert_eq(json_unpack((json_t *)state, "{s:I, s:s, s:I, s:F, s:F, s:F, s:F, s:I}",
+                                 "block", &block, "name", &name, "tokens", &tokens, "weight",
+                                 &weight, "effective_rank", &rank, "distance", &distance,
+                                 "distance_error", &error, "probes", &probes),
+                     0);
+        cr_expect(block == (json_int_t)i / 4 && tokens == 3 * 256 && weight == 3.0 * 256.0);
+        cr_expect(rank > 1.0 && rank < 704.0, "%s: effective rank %g", name, rank);
+        cr_expect(distance == 0.0 && error == 0.0 && probes == 0);
+    }
+}
+
 Test(outputs, the_report_has_every_key_with_its_type, .timeout = 300)
 {
     static struct outcome o;
@@ -149,6 +172,7 @@ Test(outputs, the_report_has_every_key_with_its_type, .timeout = 300)
     cr_expect_eq(strlen(identity), 8);
     cr_expect(before > 20.0 && before < after && after < 200.0, "perplexity %g, %g", before, after);
     cr_assert_eq(json_array_size(linears), 6 * 7);
+    check_states(json_object_get(report, "states"));
     json_array_foreach (linears, i, linear) check_linear(linear);
     check_calibration(report, scratch);
     check_phases(phases);

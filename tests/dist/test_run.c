@@ -137,6 +137,7 @@ Test(run, does_not_depend_on_the_number_of_ranks, .timeout = 600)
     same_on_all_ranks("--method sparsegpt --sparsity 0.5 --propagate linear --blocks 1:4");
     same_on_all_ranks("--method wanda --sparsity 0.5 --propagate dense --skip down_proj");
     same_on_all_ranks("--method magnitude --sparsity 0.3 --state-ratio 0.5");
+    same_on_all_ranks("--method sparsegpt --sparsity 2:4 --lengths 40,128,255 --drop-first");
 }
 
 /* What the report says of the linear maps, of two runs: the same ranks, errors to 1e-6. */

@@ -58,5 +58,9 @@ done
 for file in "$scratch"/alone/blocks/*.h5 "$scratch"/alone/hf/model.safetensors; do
     cmp "$file" "${file/alone/out}"
 done
+# what was measured at blocks that earlier runs made is in the last one's report, to the last digit
+states_of() { sed -n '/^ *"states": \[/,/^ *\],*$/p' "$1/report.json"; }
+[ "$(states_of "$scratch/alone" | grep -c '"distance"')" -gt 0 ]
+cmp <(states_of "$scratch/alone") <(states_of "$scratch/out")
 [ "$killed" -eq "$kills" ] || { echo "only $killed of $runs runs could be killed" >&2; exit 1; }
 echo "$killed kills in $runs runs: the tensors are those of the run that was left alone"

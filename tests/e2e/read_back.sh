@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# read_back.sh MPRESS MPIEXEC PYTHON: one run of each kind, read back by read_back.py.
+# read_back.sh MPRESS MPIEXEC PYTHON: one run of each kind, read back by read_back.py, and importance
+# matrices of them by imatrix.py.
 set -euo pipefail
 mpress=$1 mpiexec=$2 python=$3
 here=$(cd "$(dirname "$0")" && pwd)
@@ -13,3 +14,13 @@ trap 'rm -rf "$out"' EXIT
 "$mpiexec" --bind-to none -n 2 "$mpress" compress "$model" "$out/part" --method wanda --sparsity 0.6 \
     --calib "$model/sample-calib.jsonl" --nsamples 3 --seqlen 64 --blocks 1:5 --skip 'k_proj|up_proj'
 for run in nm part; do "$python" "$here/read_back.py" "$out/$run" "$model"; done
+
+golden=$here/../data/golden
+"$mpiexec" --bind-to none -n 2 "$mpress" compress "$model" "$out/dense" --method wanda --propagate dense \
+    --calib "$golden/calib.safetensors" --no-export
+"$mpiexec" --bind-to none -n 2 "$mpress" compress "$model" "$out/weighted" --method wanda --no-export \
+    --calib "$golden/calib.safetensors" --nsamples 3 --lengths 16,64,255 --drop-first --blocks 1:4
+for run in nm dense weighted; do "$mpress" export "$out/$run" "$out/$run.gguf" --format imatrix; done
+"$python" "$here/imatrix.py" "$out/nm" "$out/nm.gguf"
+"$python" "$here/imatrix.py" "$out/dense" "$out/dense.gguf" "$golden/statistics.safetensors" 3
+"$python" "$here/imatrix.py" "$out/weighted" "$out/weighted.gguf"
