@@ -10,6 +10,7 @@
 #include "mpress/arch.h"
 #include "mpress/drect.h"
 #include "mpress/masks.h"
+#include "mpress/quant.h"
 #include "mpress/moment.h"
 
 typedef struct mp_method_options {
@@ -22,6 +23,10 @@ typedef struct mp_method_options {
     int scale_by_max; /* ASVD: by the largest |x| of a channel, not the mean */
     int whiten;       /* ASVD+: by Cholesky factor and SVD, as the paper defines it */
     int center;       /* ASVD+: linear maps with a bias on centred activations */
+
+    mp_quant quant; /* the grid that weights are rounded to; bits = 0: none */
+    int act_order;  /* columns by falling diagonal of H; groups stay where they are */
+    int scale_by_search; /* scales by a search for the least weighted square error, not by the extremes */
 } mp_method_options;
 
 /* What happened to a state; the same on all ranks once the pipeline has agreed on it. */
@@ -44,6 +49,9 @@ typedef struct mp_problem {
     mp_part part[MP_MAX_LINEARS];
     float *weight;     /* in/out [strips][order][MP_STRIP] */
     float *difference; /* scratch of the same shape for the method's use */
+    int64_t groups;    /* scales of a row where the method quantises, else 0 */
+    float *scale;      /* out [strips][groups][MP_STRIP] exact values of the part's dtype, > 0; */
+    float *zero; /* out, the same shape: the zero point, a code; the weights are (u - zero) scale */
     double *loss; /* [strips] tr(D H D^T) of each strip, D = dense - new weights, H undamped, */
     int loss_is_known; /* where the method knows it without a product: then it sets this to 1 */
 } mp_problem;

@@ -17,6 +17,8 @@ mp_status mp_problem_open(mp_problem *p)
     }
     MP_TRY(MP_NEW(p->weight, p->strips * p->order * MP_STRIP, "strips of weights"));
     MP_TRY(MP_NEW(p->loss, p->strips, "losses of strips"));
+    MP_TRY(MP_NEW(p->scale, p->strips * p->groups * MP_STRIP, "scales of strips"));
+    MP_TRY(MP_NEW(p->zero, p->strips * p->groups * MP_STRIP, "zero points of strips"));
     return MP_NEW(p->difference, p->strips * p->order * MP_STRIP, "strips of differences");
 }
 
@@ -25,7 +27,9 @@ void mp_problem_close(mp_problem *problem)
     mp_free(problem->weight);
     mp_free(problem->difference);
     mp_free(problem->loss);
-    problem->weight = problem->difference = NULL;
+    mp_free(problem->scale);
+    mp_free(problem->zero);
+    problem->weight = problem->difference = problem->scale = problem->zero = NULL;
     problem->loss = NULL;
 }
 

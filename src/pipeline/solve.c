@@ -20,10 +20,12 @@ static mp_status problem_open(const mp_runner *run, int state, const mp_moment *
 
     *p = (mp_problem){.comm = run->comm, .moment = moment, .n = s->width};
     p->order = (s->width + tile - 1) / tile * tile;
+    if (run->options.quant.bits > 0) p->groups = mp_quant_groups(&run->options.quant, s->width);
     for (int i = s->first_linear; i < s->first_linear + s->linear_count; i++) {
         if (skip[i]) continue;
         linear[p->parts] = i;
         p->part[p->parts].name = run->arch->linears[i].name;
+        p->part[p->parts].dtype = run->block->linears[i].dtype;
         p->part[p->parts++].d_out = run->arch->linears[i].d_out;
     }
     return mp_problem_open(p);
