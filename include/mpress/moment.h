@@ -61,6 +61,10 @@ mp_status mp_moment_finish(mp_moment *moment, mp_grid grid);
 /* diag(H) in the order of the channels, [n].  Local, after mp_moment_finish. */
 void mp_moment_channels(const mp_moment *moment, double *squares);
 
+/* The channels in the order of their diag(H), largest first, of equal ones the lower index first; then the
+ * padding.  channel: [order].  Local, the same on all ranks, after mp_moment_finish. */
+mp_status mp_moment_order(const mp_moment *moment, int64_t *channel);
+
 /* Seconds this process has spent so far in products, and their flop; in exchange and addition. */
 typedef struct mp_moment_times {
     double product_s, product_flop, merge_s;

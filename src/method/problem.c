@@ -38,6 +38,14 @@ float *mp_problem_strip(const mp_problem *problem, float *array, int part, int64
     return array + (problem->part[part].first_strip + row / MP_STRIP) * problem->order * MP_STRIP;
 }
 
+int mp_problem_part(const mp_problem *problem, int64_t strip)
+{
+    int p = 0;
+
+    while (p + 1 < problem->parts && strip >= problem->part[p + 1].first_strip) p++;
+    return p;
+}
+
 /* Each rank fills in its own strips among those of all, and zeros meet numbers in the sum over ranks. */
 mp_status mp_sum_strips(const mp_problem *p, const double *strip, double *sum)
 {

@@ -74,6 +74,7 @@ static mp_status read_options(run *r)
     o->blocksize = r->runner.method->tile > 0 ? r->runner.method->tile : job->blocksize;
     o->strict = job->strict;
     MP_TRY(mp_method_options_check(o));
+    MP_TRY(mp_quant_options_read(r->runner.method, &job->quant, o));
     MP_TRY(check_counts(job));
     MP_TRY(check_batch(r));
     MP_TRY(mp_bos_parse(job->bos, &r->bos));

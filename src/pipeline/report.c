@@ -63,17 +63,25 @@ static mp_status log_event(const run *r, const char *name, json_t *figures)
     return mp_comm_agree(r->comm, st);
 }
 
-/* "2:4", or "ratio 0.8, uniform ranks". */
-static const char *setting(const run *r, char text[64])
+/* "2:4", "2:4, 4 bits, symmetric, groups of 128", or "ratio 0.8, uniform ranks". */
+static const char *setting(const run *r, char text[128])
 {
-    if (r->ranks == NULL) return r->job->sparsity;
-    snprintf(text, 64, "ratio %g, %s ranks", r->job->ratio, r->job->rank_policy);
+    const mp_quant *quant = &r->runner.options.quant;
+    const char *sparsity = r->job->sparsity;
+    char grids[64] = "";
+
+    if (quant->bits > 0) mp_quant_words(quant, grids);
+    if (r->ranks != NULL)
+        snprintf(text, 128, "ratio %g, %s ranks", r->job->ratio, r->job->rank_policy);
+    else
+        snprintf(text, 128, "%s%s%s", sparsity != NULL ? sparsity : "",
+                 sparsity != NULL && quant->bits > 0 ? ", " : "", grids);
     return text;
 }
 
 mp_status report_start(const run *r)
 {
-    char text[64];
+    char text[128];
 
     mp_log(MP_LOG_INFO, "%s: %s, %lld blocks, %.1f M parameters in linear maps; %s %s, %s order",
            r->job->model, r->arch.family, (long long)r->arch.n_blocks,
