@@ -4,72 +4,84 @@
 #include "dist_internal.h"
 #include "mpress/memory.h"
 
-#include <string.h>
-
-/* The exchange: element (r, c) of the new lower triangle is the pair of x = from[c] and y = from[r] of the
- * old matrix, which stands at (x, y) or, where y < x, at (y, x) of its upper triangle.  For every column c,
- * first those with y > x, then those with y < x, each by rising r: so both sides walk, and no index
- * travels with the numbers. */
+/* The exchange.  Element (r, c) of the new lower triangle is that of the pair x = from[c], y = from[r] of
+ * the old matrix, which stands at (x, y) of its upper triangle or, where y < x, at (y, x).  For every x,
+ * first the pairs with y > x, then those with y < x, each by rising r: both sides walk in this order, so
+ * that no index travels with the numbers.  By rising x, since the eight neighbours of an element in its
+ * column, which come into the cache with it, are then the next to be read. */
 typedef struct walk {
     mp_dmat *m;
     const int64_t *from;
-    int64_t *to;          /* [order] from[to[y]] = y */
-    int64_t *rows, *cols; /* of the old matrix that this rank holds, by rising `to` */
-    int64_t n_rows, n_cols;
+    int64_t *to;                /* [order] from[to[y]] = y */
+    int *row_owner, *col_owner; /* [order] grid coordinates */
+    int64_t *row_at, *col_at;   /* [order] where a row or column stands in the local matrix */
+    int64_t *rows, *cols;       /* of the old matrix that this rank holds, by rising `to` */
+    int64_t *new_rows;          /* of the new one, rising */
+    int64_t n_rows, n_cols;     /* of this rank */
 } walk;
 
 static void walk_close(walk *w)
 {
     mp_free(w->to);
+    mp_free(w->row_owner);
+    mp_free(w->row_at);
     mp_free(w->rows);
-    mp_free(w->cols);
 }
 
-static int row_owner(const mp_dmat *m, int64_t row)
+static mp_status walk_allocate(walk *w)
 {
-    return (int)(row / m->nb % m->grid.rows);
-}
+    const mp_dmat *m = w->m;
 
-static int col_owner(const mp_dmat *m, int64_t col)
-{
-    return (int)(col / m->nb % m->grid.cols);
-}
-
-/* The rank of `members` that holds an element. */
-static int owner(const mp_dmat *m, int64_t row, int64_t col)
-{
-    return row_owner(m, row) * m->grid.cols + col_owner(m, col);
-}
-
-/* Where an element of this rank stands. */
-static double *element(const mp_dmat *m, int64_t row, int64_t col)
-{
-    return mp_dmat_tile(m, row / m->nb, col / m->nb) + col % m->nb * m->local_rows + row % m->nb;
+    MP_TRY(MP_NEW_RAW(w->to, m->order, "an order of rows"));
+    MP_TRY(MP_NEW_RAW(w->row_owner, 2 * m->order, "owners of rows and columns"));
+    MP_TRY(MP_NEW_RAW(w->row_at, 2 * m->order, "places of rows and columns"));
+    MP_TRY(MP_NEW_RAW(w->rows, 2 * m->local_rows + m->local_cols, "rows and columns of a rank"));
+    w->col_owner = w->row_owner + m->order;
+    w->col_at = w->row_at + m->order;
+    w->new_rows = w->rows + m->local_rows;
+    w->cols = w->new_rows + m->local_rows;
+    return MP_OK;
 }
 
 static mp_status walk_open(mp_dmat *m, const int64_t *from, walk *w)
 {
+    int64_t n_new = 0;
+
     *w = (walk){.m = m, .from = from};
-    MP_TRY(MP_NEW_RAW(w->to, m->order, "an order of rows"));
-    MP_TRY(MP_NEW_RAW(w->rows, m->local_rows, "an order of rows"));
-    MP_TRY(MP_NEW_RAW(w->cols, m->local_cols, "an order of columns"));
-    for (int64_t r = 0; r < m->order; r++) {
-        w->to[from[r]] = r;
-        if (row_owner(m, from[r]) == m->my_row) w->rows[w->n_rows++] = from[r];
-        if (col_owner(m, from[r]) == m->my_col) w->cols[w->n_cols++] = from[r];
+    MP_TRY(walk_allocate(w));
+    for (int64_t i = 0; i < m->order; i++) {
+        int64_t tile = i / m->nb, rest = i % m->nb;
+
+        w->to[from[i]] = i;
+        w->row_owner[i] = (int)(tile % m->grid.rows);
+        w->col_owner[i] = (int)(tile % m->grid.cols);
+        w->row_at[i] = tile / m->grid.rows * m->nb + rest;
+        w->col_at[i] = (tile / m->grid.cols * m->nb + rest) * m->local_rows;
+        if (w->row_owner[i] == m->my_row) w->new_rows[n_new++] = i;
+    }
+    for (int64_t i = 0; i < m->order; i++) {
+        if (w->row_owner[from[i]] == m->my_row) w->rows[w->n_rows++] = from[i];
+        if (w->col_owner[from[i]] == m->my_col) w->cols[w->n_cols++] = from[i];
     }
     return MP_OK;
 }
 
-/* The first of `count` rows or columns in `list` whose new place is behind c. */
-static int64_t behind(const walk *w, const int64_t *list, int64_t count, int64_t c)
+/* The rank of `members` that holds an element. */
+static int owner(const walk *w, int64_t row, int64_t col)
+{
+    return w->row_owner[row] * w->m->grid.cols + w->col_owner[col];
+}
+
+/* The last `count` of a list that rises in key (its own values where there is none) are behind c: the
+ * first of them. */
+static int64_t first_behind(const int64_t *list, int64_t count, const int64_t *key, int64_t c)
 {
     int64_t low = 0;
 
     while (low < count) {
         int64_t middle = low + (count - low) / 2;
 
-        if (w->to[list[middle]] > c)
+        if ((key != NULL ? key[list[middle]] : list[middle]) > c)
             count = middle;
         else
             low = middle + 1;
@@ -77,77 +89,75 @@ static int64_t behind(const walk *w, const int64_t *list, int64_t count, int64_t
     return low;
 }
 
-/* What this rank has of new columns [begin, end): cursor[rank] counts on, and where `out` is there the
- * numbers go to it. */
-static void walk_sent(const walk *w, int64_t begin, int64_t end, int *cursor, double *out)
+/* What this rank has of the pairs of x: cursor[rank] counts on, and where `out` is there the numbers go
+ * to it. */
+static void send_pairs(const walk *w, int64_t x, int *cursor, double *out)
 {
     const mp_dmat *m = w->m;
+    const int64_t c = w->to[x];
 
-    for (int64_t c = begin; c < end; c++) {
-        int64_t x = w->from[c];
-        int64_t i = row_owner(m, x) == m->my_row ? behind(w, w->cols, w->n_cols, c) : w->n_cols;
-        int64_t k = col_owner(m, x) == m->my_col ? behind(w, w->rows, w->n_rows, c) : w->n_rows;
-
-        for (; i < w->n_cols; i++) {
+    if (w->row_owner[x] == m->my_row)
+        for (int64_t i = first_behind(w->cols, w->n_cols, w->to, c); i < w->n_cols; i++) {
             int64_t y = w->cols[i];
-            int *at = &cursor[owner(m, w->to[y], c)];
+            int *at = &cursor[owner(w, w->to[y], c)];
 
             if (y < x) continue;
-            if (out != NULL) out[*at] = *element(m, x, y);
+            if (out != NULL) out[*at] = m->data[w->col_at[y] + w->row_at[x]];
             ++*at;
         }
-        for (; k < w->n_rows; k++) {
-            int64_t y = w->rows[k];
-            int *at = &cursor[owner(m, w->to[y], c)];
+    if (w->col_owner[x] == m->my_col)
+        for (int64_t i = first_behind(w->rows, w->n_rows, w->to, c); i < w->n_rows; i++) {
+            int64_t y = w->rows[i];
+            int *at = &cursor[owner(w, w->to[y], c)];
 
             if (y > x) continue;
-            if (out != NULL) out[*at] = *element(m, y, x);
+            if (out != NULL) out[*at] = m->data[w->col_at[x] + w->row_at[y]];
             ++*at;
         }
-    }
 }
 
-/* What this rank gets of new columns [begin, end), in the same manner. */
-static void walk_received(const walk *w, int64_t begin, int64_t end, int *cursor, const double *in)
+/* What this rank gets of them, in the same manner. */
+static void receive_pairs(const walk *w, int64_t x, int *cursor, const double *in)
 {
     const mp_dmat *m = w->m;
+    const int64_t c = w->to[x];
+    int64_t first;
 
-    for (int64_t c = begin; c < end; c++) {
-        int64_t x = w->from[c];
+    if (w->col_owner[c] != m->my_col) return;
+    first = first_behind(w->new_rows, m->local_rows, NULL, c);
+    for (int below = 0; below <= 1; below++)
+        for (int64_t i = first; i < m->local_rows; i++) {
+            int64_t y = w->from[w->new_rows[i]];
+            int *at;
 
-        if (col_owner(m, c) != m->my_col) continue;
-        for (int low = 0; low <= 1; low++)
-            for (int64_t r = c + 1; r < m->order; r++) {
-                int64_t y = w->from[r];
-                int *at;
-
-                if ((y < x) != low || row_owner(m, r) != m->my_row) continue;
-                at = &cursor[low ? owner(m, y, x) : owner(m, x, y)];
-                if (in != NULL) *element(m, r, c) = in[*at];
-                ++*at;
-            }
-    }
+            if ((y < x) != below) continue;
+            at = &cursor[below ? owner(w, y, x) : owner(w, x, y)];
+            if (in != NULL) m->data[w->col_at[c] + i] = in[*at];
+            ++*at;
+        }
 }
 
-/* One exchange among the ranks of the grid. */
-static mp_status exchange_columns(const walk *w, const mp_comm *members, int64_t begin, int64_t end)
+/* One exchange among the ranks of the grid: the pairs of x in [begin, end). */
+static mp_status exchange_pairs(const walk *w, const mp_comm *members, int64_t begin, int64_t end)
 {
     mp_exchange *e = NULL;
     double *out = NULL, *in = NULL;
     mp_status st;
 
     MP_GO(mp_exchange_create(members, &e));
-    walk_sent(w, begin, end, e->send_counts, NULL);
-    walk_received(w, begin, end, e->receive_counts, NULL);
+    for (int64_t x = begin; x < end; x++) {
+        send_pairs(w, x, e->send_counts, NULL);
+        receive_pairs(w, x, e->receive_counts, NULL);
+    }
     MP_GO(mp_exchange_ready(members, e));
     MP_GO(MP_NEW_RAW(out, e->send_total, "elements to send"));
     MP_GO(MP_NEW_RAW(in, e->receive_total, "elements to receive"));
-    walk_sent(w, begin, end, e->send_starts, out);
+    for (int64_t x = begin; x < end; x++) send_pairs(w, x, e->send_starts, out);
     MP_GO(mp_exchange_ready(members, e)); /* the starts were used as cursors */
 out:
     st = mp_grid_agree(w->m, st);
     if (st == MP_OK) st = mp_comm_exchange(members, e, MPI_DOUBLE, out, in);
-    if (st == MP_OK) walk_received(w, begin, end, e->receive_starts, in);
+    for (int64_t x = begin; x < end && st == MP_OK; x++) receive_pairs(w, x, e->receive_starts, in);
     mp_free(out);
     mp_free(in);
     mp_exchange_free(e);
@@ -155,40 +165,52 @@ out:
 }
 
 /* On one rank the elements are all there. */
-static void permute_local(mp_dmat *m, const int64_t *from)
+static void permute_local(const walk *w)
 {
-#pragma omp parallel for schedule(dynamic, 16)
-    for (int64_t c = 0; c < m->order; c++)
-        for (int64_t r = c + 1; r < m->order; r++) {
-            int64_t x = from[c], y = from[r];
+    const mp_dmat *m = w->m;
 
-            m->data[c * m->order + r] = m->data[(x < y ? y : x) * m->order + (x < y ? x : y)];
+#pragma omp parallel for schedule(static, 64)
+    for (int64_t x = 0; x < m->order; x++) {
+        double *column = m->data + w->to[x] * m->order;
+
+        for (int64_t r = w->to[x] + 1; r < m->order; r++) {
+            int64_t y = w->from[r];
+
+            column[r] = x < y ? m->data[y * m->order + x] : m->data[x * m->order + y];
         }
+    }
+}
+
+static mp_status permute_on_grid(const walk *w)
+{
+    enum { PIECE = 1 << 24 }; /* elements per exchange, all ranks together: 128 MiB */
+    mp_dmat *m = w->m;
+    const mp_comm members = {.mpi = m->members,
+                             .rank = m->comm->rank - m->grid.first,
+                             .size = m->grid.rows * m->grid.cols};
+    int64_t end;
+
+    for (int64_t begin = 0; begin < m->order; begin = end) {
+        int64_t elements = 0;
+
+        for (end = begin; end < m->order && elements < PIECE; end++)
+            elements += m->order - w->to[end];
+        MP_TRY(exchange_pairs(w, &members, begin, end));
+    }
+    return MP_OK;
 }
 
 mp_status mp_dmat_permute(mp_dmat *matrix, const int64_t *from)
 {
-    enum { PIECE = 1 << 24 }; /* elements per exchange, all ranks together: 128 MiB */
-    mp_comm members = {.rank = matrix->comm->rank - matrix->grid.first,
-                       .size = matrix->grid.rows * matrix->grid.cols};
-    int64_t end;
     walk w;
-    mp_status st = MP_OK;
+    mp_status st;
 
     if (matrix->my_row < 0) return MP_OK;
-    if (members.size == 1) {
-        permute_local(matrix, from);
-        return MP_OK;
-    }
     MP_GO(mp_grid_agree(matrix, walk_open(matrix, from, &w)));
-    members.mpi = matrix->members;
-    for (int64_t begin = 0; begin < matrix->order && st == MP_OK; begin = end) {
-        int64_t elements = 0;
-
-        for (end = begin; end < matrix->order && elements < PIECE; end++)
-            elements += matrix->order - end;
-        st = exchange_columns(&w, &members, begin, end);
-    }
+    if (matrix->grid.rows * matrix->grid.cols > 1)
+        st = permute_on_grid(&w);
+    else
+        permute_local(&w);
 out:
     walk_close(&w);
     return st;
