@@ -2,12 +2,14 @@
 #ifndef MPRESS_TESTS_GOLDEN_H
 #define MPRESS_TESTS_GOLDEN_H
 
-#include "mpress/moment.h"
+#include "mpress/method.h"
 #include "mpress/source.h"
 
 typedef struct golden {
     const char *model, *dir; /* directories of the model and of its reference results */
     int64_t block;           /* whose results are there */
+    mp_dtype dtype;          /* of the model's weights */
+    const char *integers;    /* the file of `dir` that has weights on integer grids */
 } golden;
 
 enum { GOLDENS = 3 };
@@ -26,6 +28,10 @@ mp_status golden_moment(const mp_comm *c, const double *h, int64_t n, int64_t ti
 
 /* Weights of "3.self_attn.q_proj" of the model, owned by the caller. */
 mp_status golden_weight(const golden *g, const char *linear, double **weight, int64_t shape[2]);
+
+/* Rows of one linear map, cut over the ranks as the pipeline cuts them; mp_problem_close. */
+mp_status golden_problem(const mp_comm *c, const mp_moment *m, const double *weight,
+                         const int64_t shape[2], mp_dtype dtype, int64_t groups, mp_problem *p);
 
 /* tr(D H D^T) of rows [begin, begin + count) of two matrices. */
 double golden_loss(const double *h, const double *w, const double *v, int64_t n, int64_t begin,

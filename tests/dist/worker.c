@@ -9,6 +9,7 @@
 
 static const mp_case *const areas[] = {cases_comm,
                                        cases_method,
+                                       cases_quant,
                                        cases_lowrank,
                                        cases_arch,
                                        cases_weights,
