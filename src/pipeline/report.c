@@ -278,6 +278,25 @@ static const char *retry_road(const mp_outcome *outcome)
     return outcome->retries > 0 ? "damping" : NULL;
 }
 
+static json_t *linear_json(int64_t block, const mp_linear_row *row, const mp_linear_result *result)
+{
+    const mp_quant *quant = &result->quant;
+    json_t *linear = json_pack(
+        "{s:I, s:s, s:I, s:I, s:o, s:o, s:I, s:s?, s:I, s:f, s:I, s:o, s:I}", "block",
+        (json_int_t)block, "name", row->name, "d_out", (json_int_t)row->d_out, "d_in",
+        (json_int_t)row->d_in, "rel_error", real_or_null(result->rel_error), "damping",
+        real_or_null(result->outcome.damping), "retries", (json_int_t)result->outcome.retries,
+        "retry", retry_road(&result->outcome), "dead", (json_int_t)result->outcome.dead, "sparsity",
+        result->sparsity, "rank", (json_int_t)result->rank, "kept", real_or_null(result->kept),
+        "parameters", (json_int_t)mp_linear_parameters(row->d_out, row->d_in, result->rank));
+
+    if (quant->bits == 0) return linear;
+    json_object_set_new(linear, "bits", json_integer(quant->bits));
+    json_object_set_new(linear, "group", json_integer((json_int_t)quant->group));
+    json_object_set_new(linear, "symmetric", json_boolean(quant->symmetric));
+    return linear;
+}
+
 static json_t *linears_json(const run *r)
 {
     json_t *all = json_array();
@@ -285,20 +304,9 @@ static json_t *linears_json(const run *r)
     for (int64_t b = 0; b < r->arch.n_blocks; b++)
         for (int i = 0; i < r->arch.n_linears; i++) {
             const mp_linear_result *result = &r->results[b * r->arch.n_linears + i];
-            const mp_linear_row *row = &r->arch.linears[i];
 
-            if (!result->compressed) continue;
-            json_array_append_new(
-                all,
-                json_pack(
-                    "{s:I, s:s, s:I, s:I, s:o, s:o, s:I, s:s?, s:I, s:f, s:I, s:o, s:I}", "block",
-                    (json_int_t)b, "name", row->name, "d_out", (json_int_t)row->d_out, "d_in",
-                    (json_int_t)row->d_in, "rel_error", real_or_null(result->rel_error), "damping",
-                    real_or_null(result->outcome.damping), "retries",
-                    (json_int_t)result->outcome.retries, "retry", retry_road(&result->outcome),
-                    "dead", (json_int_t)result->outcome.dead, "sparsity", result->sparsity, "rank",
-                    (json_int_t)result->rank, "kept", real_or_null(result->kept), "parameters",
-                    (json_int_t)mp_linear_parameters(row->d_out, row->d_in, result->rank)));
+            if (result->compressed)
+                json_array_append_new(all, linear_json(b, &r->arch.linears[i], result));
         }
     return all;
 }

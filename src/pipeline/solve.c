@@ -152,6 +152,7 @@ static mp_status measure(mp_runner *run, const mp_outcome *outcome, const mp_pro
         results[linear[i]] = (mp_linear_result){
             .compressed = 1,
             .kept = NAN,
+            .quant = run->options.quant,
             .sparsity = sparsity[i],
             .rel_error = p->moment == NULL ? NAN
                          : energy[i] > 0.0 ? loss[i] / energy[i]
@@ -183,7 +184,7 @@ mp_status mp_runner_solve(mp_runner *run, int state, const mp_moment *moment,
     MP_GO(measure(run, outcome, &p, linear, energy, results));
     known = moment == NULL || p.loss_is_known ? 1.0 : 0.0;
     mp_clock_lap(&run->clock, MP_PHASE_ERROR, (1.0 - known) * rows * n * n, &mark);
-    MP_GO(publish(run, linear, &p));
+    MP_GO(p.groups > 0 ? packing_publish(run, linear, &p) : publish(run, linear, &p));
     mp_clock_lap(&run->clock, MP_PHASE_PUBLISH, 0.0, &mark);
 out:
     mp_problem_close(&p);

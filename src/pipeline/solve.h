@@ -1,4 +1,4 @@
-/* What the two ways of compressing a state share: pruning by rows (solve.c) and factoring (lowrank.c).
+/* What the two ways of compressing a state share: by rows (solve.c) and factoring (lowrank.c).
  * Floor 9: pipeline. */
 #ifndef MPRESS_SOLVE_H
 #define MPRESS_SOLVE_H
@@ -16,6 +16,10 @@ float *solve_node_row(const mp_runner *runner, const mp_problem *problem, int pa
 
 /* Rows of a part in the strip that begins at `row`. */
 int64_t solve_rows_of_strip(const mp_part *part, int64_t row);
+
+/* packing.c: the rows of all ranks, which are on the grids of the problem, to every node as integers in
+ * place of the weights; the problem's differences are used up.  Collective; the status is agreed. */
+mp_status packing_publish(mp_runner *runner, const int *linear, const mp_problem *problem);
 
 /* lowrank.c: the factors of one state's linear maps on the grid of its moment.  Collective over that
  * grid.  factors: [MP_MAX_LINEARS], by linear map. */
