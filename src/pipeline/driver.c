@@ -242,7 +242,7 @@ static mp_status export_hf(run *r, const mp_source *compressed, const char *asse
     if (st == MP_OK && r->comm->rank == 0 && mp_checkpoint_resumed(r->checkpoint))
         st = mp_path_remove(target); /* of a run that was killed, or damaged */
     MP_GO(mp_comm_agree(r->comm, st));
-    st = mp_export(r->comm, compressed, assets, target, 0, 0);
+    st = mp_export(r->comm, compressed, assets, target, MP_EXPORT_AUTO, 0);
     if (st != MP_OK)
         MP_GO(mp_fail(
             st, "%s; the checkpoint %s is complete: 'mpress export %s DIR' writes it elsewhere",
