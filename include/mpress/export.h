@@ -9,11 +9,11 @@
 
 /* In which format linear maps that are not dense are written. */
 typedef enum mp_export_format {
-    MP_EXPORT_AUTO,  /* integers as compressed-tensors, factors as factors */
-    MP_EXPORT_DENSE, /* weights that any loader takes */
+    MP_EXPORT_AUTO, /* integers as compressed-tensors, factors as factors */
     MP_EXPORT_COMPRESSED_TENSORS,
     MP_EXPORT_GPTQ,
-    MP_EXPORT_AWQ
+    MP_EXPORT_AWQ,
+    MP_EXPORT_DENSE /* weights that any loader takes */
 } mp_export_format;
 
 /* "auto", "dense", "compressed-tensors", "gptq", "awq"; MP_ERR_ARG. */

@@ -51,7 +51,8 @@ typedef struct mp_problem {
     float *difference; /* scratch of the same shape for the method's use */
     int64_t groups;    /* scales of a row where the method quantises, else 0 */
     float *scale;      /* out [strips][groups][MP_STRIP] exact values of the part's dtype, > 0; */
-    float *zero; /* out, the same shape: the zero point, a code; the weights are (u - zero) scale */
+    float *zero;  /* out, the same shape: the zero point, a code; the weights are (u - zero) scale,
+                          not rounded to the dtype */
     double *loss; /* [strips] tr(D H D^T) of each strip, D = dense - new weights, H undamped, */
     int loss_is_known; /* where the method knows it without a product: then it sets this to 1 */
 } mp_problem;

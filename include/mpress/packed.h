@@ -30,9 +30,9 @@ void mp_unpack_codes(int bits, int64_t count, const uint32_t *words, uint8_t *co
  * Threads over rows.  Local. */
 void mp_packed_weights(const mp_packed *packed, int64_t first, int64_t count, float *rows);
 
-/* The codes of row `row`, whose scales and zero points are there, from weights [columns] that are on its
- * grid, rounded to the dtype.  Returns the first column whose weight is not what its code says, -1 for
- * none.  Local. */
+/* The codes of row `row`, whose scales and zero points are there, from weights [columns] on its grid, (u - z) s
+ * in single precision: not yet rounded to the dtype, where neighbouring codes may meet.  Returns the first
+ * column whose weight is not what a code says, -1 for none.  Local. */
 int64_t mp_packed_put(const mp_packed *packed, int64_t row, const float *weight);
 
 #endif

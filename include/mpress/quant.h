@@ -9,8 +9,9 @@
  * the dtype that the weight has in the model.  Scales are rounded to that dtype before anything is
  * quantised with them, and are never 0.
  *
- * Since |u - z| < 2^8, u follows exactly from the rounded value, s and z, also in bf16: who passes weights
- * on a grid need not pass codes beside them. */
+ * In single precision (u - z) s has 24 bits, so that u follows from it, s and z: who passes weights on a grid
+ * need not pass codes beside them.  Rounded to bf16, of 8 bits, neighbouring codes may meet where |u - z|
+ * goes beyond 128. */
 #ifndef MPRESS_QUANT_H
 #define MPRESS_QUANT_H
 

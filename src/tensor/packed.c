@@ -121,7 +121,7 @@ void mp_packed_weights(const mp_packed *packed, int64_t first, int64_t count, fl
     for (int64_t i = 0; i < count; i++) row_weights(packed, first + i, rows + i * packed->columns);
 }
 
-/* The codes of columns [begin, end): the quotient is less than a half away from a whole number (quant.h). */
+/* The codes of columns [begin, end). */
 static void find_codes(const mp_packed *p, int64_t row, int64_t begin, int64_t end,
                        const float *weight, uint8_t *codes)
 {
@@ -148,7 +148,6 @@ int64_t mp_packed_put(const mp_packed *p, int64_t row, const float *weight)
         find_codes(p, row, begin, end, weight, codes);
         mp_pack_codes(p->quant.bits, end - begin, codes, words + begin / RUN * p->quant.bits);
         scale_columns(p, row, begin, end, codes, back);
-        mp_round_f32(p->dtype, back, end - begin);
         for (int64_t j = begin; j < end; j++)
             if (back[j - begin] != weight[j]) return j;
     }
