@@ -23,7 +23,8 @@ typedef struct mp_linear_result {
     int compressed;   /* 0: left dense */
     double rel_error; /* tr(D H D^T) / tr(W H W^T); NaN where nothing was calibrated */
     double sparsity;  /* share of exact zeros in the stored weight; 0 for factors */
-    int64_t rank;     /* of the factors, 0 where the weight is dense */
+    int64_t rank;     /* of the factors, 0 where the weight is none */
+    mp_quant quant;   /* of the integers, bits = 0 where it is none */
     double kept; /* share of the energy that the factors keep, before rounding; NaN for others */
     mp_outcome outcome;
     int64_t tokens; /* that its statistics counted */
@@ -75,7 +76,8 @@ void mp_runner_close(mp_runner *runner);
  *   is_last   in   nobody needs the hidden states after this block
  *   results   out  [n_linears]
  *
- * Afterwards the block holds the compressed weights, rounded to their stored dtype, on every node.
+ * Afterwards the block holds the compressed weights, rounded to their stored dtype or as integers, on every
+ * node.
  * Collective; the status is agreed. */
 mp_status mp_runner_block(mp_runner *runner, const int *skip, int is_last,
                           mp_linear_result *results);

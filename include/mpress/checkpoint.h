@@ -13,7 +13,10 @@
  *   OUT/lock              held by the run at work in OUT
  *   OUT/calib.safetensors, OUT/log.jsonl, OUT/report.json, OUT/hf/   written by others
  *
- * A factored linear map has A [d_out, rank] and B [rank, d_in] in place of its weight.
+ * In place of its weight a factored linear map has A [d_out, rank] and B [rank, d_in], and a quantised one
+ * `packed` I32 [d_out, words] (packed.h), `scale` [d_out, groups] in the dtype of the weight and, where the
+ * grid is asymmetric, `zero` U8 [d_out, groups]; attributes `bits`, `group` (columns that share a scale,
+ * 0: the row) and `symmetric` of its group say what that means.
  *
  * Tensor "a.b.weight" lies at /a.b/weight of its file; in model.h5 a tensor's Hugging Face name is
  * its path with dots for slashes: /model.layers.3/self_attn.q_proj/weight (/model.layers.3 is the
@@ -31,6 +34,7 @@
 #include "mpress/arch.h"
 #include "mpress/comm.h"
 #include "mpress/hidden.h"
+#include "mpress/quant.h"
 #include "mpress/source.h"
 
 #include <jansson.h>
@@ -59,7 +63,8 @@ typedef struct mp_linear_record {
     const char *name;   /* "self_attn.q_proj" */
     const char *method; /* "sparsegpt", or "dense" where it was left alone */
     int64_t d_out, d_in, tokens, dead, retries, by_qr;
-    int64_t rank;                              /* of the factors; 0 where the weight is dense */
+    int64_t rank;                              /* of the factors; 0 where the weight is none */
+    mp_quant quant;                            /* of the integers; bits = 0 where it is none */
     double damping, rel_error, sparsity, kept; /* NaN where it does not apply */
 } mp_linear_record;
 
@@ -172,7 +177,8 @@ mp_status mp_checkpoint_share_blocks(const mp_checkpoint *checkpoint, mp_source 
 /* What a checkpoint says of itself, finished or not; ended by json_decref; not collective.
  *   {"format", "blocks": how many the model has, "done": [0, 1, ...], "finished", "run",
  *    "linears": [{"block", "name", "method", "d_out", "d_in", "tokens", "dead", "retries",
- *                 "damping", "rel_error", "sparsity", "rank", "kept"}], null where a number does not apply,
+ *                 "damping", "rel_error", "sparsity", "rank", "kept", and of integers
+ *                 "bits", "group", "symmetric"}], null where a number does not apply,
  *    "states": [{"block", "name", "tokens", "weight", "effective_rank", "distance", "distance_error",
  *                "probes"}]} */
 mp_status mp_checkpoint_describe(const char *dir, json_t **description);

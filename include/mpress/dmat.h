@@ -50,6 +50,14 @@ mp_status mp_dmat_move(mp_dmat **from, mp_grid grid, mp_dmat **to);
 mp_status mp_dmat_get_diagonal(const mp_dmat *matrix, double *diagonal);
 void mp_dmat_set_diagonal(mp_dmat *matrix, const double *diagonal);
 
+/* Another order of the rows and columns of a symmetric matrix whose upper triangle is given: element (r, c)
+ * below the diagonal becomes that of from[r] and from[c].  The upper triangle and the diagonal stay.
+ *   from  in  [order] a permutation, the same on all ranks
+ * Collective over the grid; ranks outside return at once.  No rank holds more than its share, and of what
+ * is under way 128 MiB in all.
+ * Cost: order^2 / 2 doubles over the network. */
+mp_status mp_dmat_permute(mp_dmat *matrix, const int64_t *from);
+
 /* A stream of tile columns to all ranks in single precision, the next one under way while the caller
  * works on the last: half of each column, from the diagonal tile to the lower or the upper end. */
 typedef enum mp_half { MP_LOWER_HALF, MP_UPPER_HALF } mp_half;

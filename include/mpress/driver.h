@@ -5,6 +5,7 @@
 
 #include "mpress/comm.h"
 #include "mpress/error.h"
+#include "mpress/method.h"
 
 #include <jansson.h>
 #include <stdint.h>
@@ -23,6 +24,7 @@ typedef struct mp_job {
     const char *normalise; /* none, sequence (token_weights.h) */
     int64_t nsamples, seqlen, seed, blocksize, eval_seqlen, max_windows, batch;
     double state_ratio, damp, ratio, alpha, max_search_flop, stop_grace;
+    mp_quant_options quant;
     int center, strict, no_export, overwrite, drop_first;
     json_t *options;  /* the effective options, for the record; borrowed */
     json_t *identity; /* of these, the ones that change the result; borrowed */

@@ -7,6 +7,21 @@
 #include "mpress/comm.h"
 #include "mpress/source.h"
 
+/* In which format linear maps that are not dense are written. */
+typedef enum mp_export_format {
+    MP_EXPORT_AUTO, /* integers as compressed-tensors, factors as factors */
+    MP_EXPORT_COMPRESSED_TENSORS,
+    MP_EXPORT_GPTQ,
+    MP_EXPORT_AWQ,
+    MP_EXPORT_DENSE /* weights that any loader takes */
+} mp_export_format;
+
+/* "auto", "dense", "compressed-tensors", "gptq", "awq"; MP_ERR_ARG. */
+mp_status mp_export_format_parse(const char *text, mp_export_format *format);
+
+/* Who loads what an export in this format is: "vLLM, ..."; AUTO: of integers. */
+const char *mp_export_loaders(mp_export_format format);
+
 /* Writes all tensors of `source` (same shapes, dtypes) to `dir`: shards of at most `shard_bytes` of
  * data (0 = 5 GB) filled side by side by the ranks that see `dir`, an index where there is more than one shard,
  * and every file of `assets` that is not weights.  Tensors fill the shards in the order of names;
@@ -18,23 +33,32 @@
  *     what it has; "truncation_ranks" is added, and "model_type", "architectures" and "auto_map"
  *     lead to modeling_factored.py beside it: transformers loads it with trust_remote_code, and
  *     refuses it without.  mp_model_open takes it as well;
- *   - or, with `dense`, multiplied out in single precision and rounded to their dtype: an ordinary
- *     model, which loads anywhere and is as large as the one that was factored.
- * Other models are written as they are, whatever `dense` says.  The files do not depend on the
- * number of ranks.
+ *   - or, with MP_EXPORT_DENSE, multiplied out in single precision and rounded to their dtype: an
+ *     ordinary model, which loads anywhere and is as large as the one that was factored.
+ * Those that it has as integers (X.packed, X.scale, X.zero) become, with the same values,
+ *   - compressed-tensors, pack-quantized: X.weight_packed, X.weight_scale, X.weight_shape and, if
+ *     asymmetric, X.weight_zero_point;
+ *   - GPTQ ("v1") of 2, 3, 4 or 8 bits: X.qweight, X.qzeros, X.scales, X.g_idx, or AWQ ("gemm") of 4 bits
+ *     without the last; scales are F16, and must be exact in it;
+ *   - or X.weight, dequantised.
+ * config.json gets its "quantization_config", which also names the linear maps that are dense.
+ * Dense models are written as they are, with AUTO and DENSE.  The files do not depend on the number of
+ * ranks.
  *
  * Collective; the status is agreed; nothing is left under either name on error.
  * Memory: 64 MiB per rank; 192 MiB where factors are multiplied.
- * Errors beside those of files: MP_ERR_FORMAT for factors that do not fit together or are no linear
+ * Errors beside those of files: MP_ERR_ARG where the format cannot hold what the source has, naming
+ * formats that can; MP_ERR_FORMAT for factors that do not fit together or are no linear
  * map of the model, MP_ERR_NUMERIC where a product is not finite in its dtype. */
 mp_status mp_export(const mp_comm *comm, const mp_source *source, const char *assets,
-                    const char *dir, int dense, int64_t shard_bytes);
+                    const char *dir, mp_export_format format, int64_t shard_bytes);
 
 /* What the tensors of a model take, in bytes. */
 typedef struct mp_model_size {
-    int64_t n_factored; /* linear maps that are factors */
-    int64_t stored;     /* as they are: a factored export */
-    int64_t dense;      /* with the factors multiplied out: an export with `dense` */
+    int64_t n_factored;  /* linear maps that are factors */
+    int64_t n_quantised; /* linear maps that are integers */
+    int64_t stored;      /* as they are: an export with MP_EXPORT_AUTO, about */
+    int64_t dense;       /* with all weights dense: an export with MP_EXPORT_DENSE */
 } mp_model_size;
 
 /* Not collective.  Errors: MP_ERR_FORMAT as above. */

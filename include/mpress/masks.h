@@ -6,6 +6,7 @@
 #define MPRESS_MASKS_H
 
 #include "mpress/comm.h"
+#include "mpress/dtype.h"
 
 /* A share of the weights anywhere, or n of every m consecutive weights of a row. */
 typedef struct mp_pattern {
@@ -31,6 +32,7 @@ enum { MP_STRIP = 128 };
  * with zeros. */
 typedef struct mp_part {
     const char *name;  /* "self_attn.q_proj" */
+    mp_dtype dtype;    /* that its weights are stored in */
     int64_t d_out;     /* rows on all ranks */
     int64_t first_row; /* of this rank's, in the linear map; a multiple of MP_STRIP */
     int64_t rows;      /* of this rank */

@@ -10,6 +10,7 @@
 #include "mpress/arch.h"
 #include "mpress/drect.h"
 #include "mpress/masks.h"
+#include "mpress/quant.h"
 #include "mpress/moment.h"
 
 typedef struct mp_method_options {
@@ -22,6 +23,10 @@ typedef struct mp_method_options {
     int scale_by_max; /* ASVD: by the largest |x| of a channel, not the mean */
     int whiten;       /* ASVD+: by Cholesky factor and SVD, as the paper defines it */
     int center;       /* ASVD+: linear maps with a bias on centred activations */
+
+    mp_quant quant; /* the grid that weights are rounded to; bits = 0: none */
+    int act_order;  /* columns by falling diagonal of H; groups stay where they are */
+    int scale_by_search; /* scales by a search for the least weighted square error, not by the extremes */
 } mp_method_options;
 
 /* What happened to a state; the same on all ranks once the pipeline has agreed on it. */
@@ -44,6 +49,10 @@ typedef struct mp_problem {
     mp_part part[MP_MAX_LINEARS];
     float *weight;     /* in/out [strips][order][MP_STRIP] */
     float *difference; /* scratch of the same shape for the method's use */
+    int64_t groups;    /* scales of a row where the method quantises, else 0 */
+    float *scale;      /* out [strips][groups][MP_STRIP] exact values of the part's dtype, > 0; */
+    float *zero;  /* out, the same shape: the zero point, a code; the weights are (u - zero) scale,
+                          not rounded to the dtype */
     double *loss; /* [strips] tr(D H D^T) of each strip, D = dense - new weights, H undamped, */
     int loss_is_known; /* where the method knows it without a product: then it sets this to 1 */
 } mp_problem;
@@ -55,6 +64,9 @@ void mp_problem_close(mp_problem *problem);
 
 /* The strip of a part that holds its `row`-th row on this rank: [order][MP_STRIP]. */
 float *mp_problem_strip(const mp_problem *problem, float *array, int part, int64_t row);
+
+/* The part that a strip belongs to. */
+int mp_problem_part(const mp_problem *problem, int64_t strip);
 
 /* Rows [row, row + count) of a part, count <= MP_STRIP, between a strip and row-major rows [count][n]. */
 void mp_strip_from_rows(const float *rows, int64_t count, int64_t n, float *strip);
@@ -87,6 +99,13 @@ mp_lowrank_times mp_lowrank_clock(void);
 
 enum { MP_NEED_MOMENT = 1, MP_NEED_CHANNELS = 2 };
 
+/* Whether a method rounds to integer grids. */
+typedef enum mp_quantises {
+    MP_QUANTISES_NEVER,
+    MP_QUANTISES_IF_ASKED, /* beside what else it does, where the options have bits */
+    MP_QUANTISES_ALWAYS
+} mp_quantises;
+
 typedef struct mp_method {
     const char *name;   /* as typed: "sparsegpt" */
     const char *words;  /* for the help, a few words */
@@ -94,7 +113,10 @@ typedef struct mp_method {
     const char *order;  /* of propagation, where the user names none */
     int64_t tile;       /* of the moments, where the method has its own; 0: --blocksize */
     unsigned needs;
-    int whitens; /* it knows the whole Hessian: mp_method_options.whiten and center are defined */
+    int prunes; /* by mp_method_options.pattern */
+    mp_quantises quantises;
+    int reorders; /* mp_method_options.act_order is defined */
+    int whitens;  /* it knows the whole Hessian: mp_method_options.whiten and center are defined */
     double factor_flop,
         sweep_flop; /* for the clock: times n^3 (prepare), times n^2 per row (compress) */
     int streams;    /* how often `compress` has the factor streamed to all ranks */
@@ -120,13 +142,30 @@ typedef struct mp_method {
 } mp_method;
 
 /* A `prepare`: H + damp mean(diag H) I = L L^T in the lower triangle, a dead channel's diagonal set to
- * one.  Where that is not positive definite, once more with ten times the damping, up to the mean
+ * one; with options->act_order that of P H P^T, P the order of mp_moment_order.  Where that is not positive definite, once more with ten times the damping, up to the mean
  * itself; with `strict` not at all.  Errors: MP_ERR_NUMERIC. */
 mp_status mp_factor_damped(const mp_method_options *options, mp_moment *moment,
                            mp_outcome *outcome);
 
 /* What a damping of `share` adds to each element of the diagonal.  Local. */
 mp_status mp_damping_amount(const mp_moment *moment, double share, double *amount);
+
+/* What the command line says of integer grids, as text where it has words. */
+typedef struct mp_quant_options {
+    int64_t bits;      /* 0: what the method does without */
+    const char *group; /* NULL: 128 */
+    const char *order; /* "none", "static" */
+    const char *scale; /* "absmax", "mse" */
+    int asymmetric;
+} mp_quant_options;
+
+/* Sets what the user left open: 4 bits where the method always quantises, groups of 128. */
+void mp_quant_options_complete(const mp_method *method, mp_quant_options *given);
+
+/* To quant, act_order and scale_by_search of the options.  Errors: MP_ERR_ARG naming the option, and what
+ * would work. */
+mp_status mp_quant_options_read(const mp_method *method, const mp_quant_options *given,
+                                mp_method_options *options);
 
 /* What is said on the command line of damp and blocksize can be: MP_ERR_ARG naming the option. */
 mp_status mp_method_options_check(const mp_method_options *options);
@@ -138,6 +177,7 @@ const mp_method *mp_method_find(const char *name);
 const mp_method *mp_method_at(int index);
 
 extern const mp_method mp_method_sparsegpt, mp_method_wanda, mp_method_magnitude;
+extern const mp_method mp_method_gptq, mp_method_rtn;
 extern const mp_method mp_method_asvd_plus, mp_method_asvd;
 
 /* tr(X H X^T) of each part, H undamped, X an array of the problem's shape (the dense weights, or what

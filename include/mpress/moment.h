@@ -84,6 +84,10 @@ typedef struct mp_moment_summary {
  * any number of ranks.  Cost: one look at every element. */
 mp_status mp_moment_summarise(const mp_moment *moment, mp_moment_summary *summary);
 
+/* The channels in the order of their diag(H), largest first, of equal ones the lower index first; then the
+ * padding.  channel: [order].  Local, the same on all ranks, after mp_moment_finish. */
+mp_status mp_moment_order(const mp_moment *moment, int64_t *channel);
+
 /* Seconds this process has spent so far in products, and their flop; in exchange and addition. */
 typedef struct mp_moment_times {
     double product_s, product_flop, merge_s;

@@ -16,6 +16,10 @@ typedef struct mp_tensor_info {
     mp_dtype dtype;
     int ndim;
     int64_t shape[MP_MAX_DIMS];
+
+    /* packed codes (mpress/packed.h) of a linear map: what their shape does not tell; else bits = 0 */
+    int bits;
+    int64_t columns, group; /* codes of a row; columns that share a scale, 0: all */
 } mp_tensor_info;
 
 /* Elements (1 for a scalar), and bytes. The source has checked that both fit int64_t. */

@@ -7,6 +7,7 @@
 #include "mpress/tensor.h"
 
 #include <math.h>
+#include <stdlib.h>
 #include <string.h>
 
 /* A panel is at most this many floats: wide enough for a fast product (over 1000 columns at 28672
@@ -359,4 +360,30 @@ mp_status mp_moment_finish(mp_moment *m, mp_grid grid)
 void mp_moment_channels(const mp_moment *moment, double *squares)
 {
     for (int64_t i = 0; i < moment->n; i++) squares[i] = moment->diagonal[moment->order - 1 - i];
+}
+
+typedef struct channel_energy {
+    double square;
+    int64_t channel;
+} channel_energy;
+
+static int by_falling_energy(const void *left, const void *right)
+{
+    const channel_energy *a = left, *b = right;
+
+    if (a->square != b->square) return a->square > b->square ? -1 : 1;
+    return a->channel < b->channel ? -1 : 1;
+}
+
+mp_status mp_moment_order(const mp_moment *m, int64_t *channel)
+{
+    channel_energy *all = NULL;
+
+    MP_TRY(MP_NEW_RAW(all, m->n, "energies of channels"));
+    for (int64_t j = 0; j < m->n; j++) all[j] = (channel_energy){m->diagonal[m->order - 1 - j], j};
+    qsort(all, (size_t)m->n, sizeof *all, by_falling_energy);
+    for (int64_t j = 0; j < m->n; j++) channel[j] = all[j].channel;
+    for (int64_t j = m->n; j < m->order; j++) channel[j] = j;
+    mp_free(all);
+    return MP_OK;
 }

@@ -26,6 +26,14 @@ static mp_status put_real_if_known(hid_t group, const char *path, const char *na
     return isnan(value) ? MP_OK : mp_h5_put_real(group, path, name, value);
 }
 
+static mp_status put_quant(hid_t group, const char *path, const mp_quant *quant)
+{
+    if (quant->bits == 0) return MP_OK;
+    MP_TRY(mp_h5_put_int(group, path, "bits", quant->bits));
+    MP_TRY(mp_h5_put_int(group, path, "group", quant->group));
+    return mp_h5_put_int(group, path, "symmetric", quant->symmetric);
+}
+
 static mp_status put_record(hid_t file, const char *path, const mp_linear_record *record)
 {
     hid_t group = -1;
@@ -40,6 +48,7 @@ static mp_status put_record(hid_t file, const char *path, const mp_linear_record
     MP_GO(mp_h5_put_int(group, path, "retries", record->retries));
     MP_GO(mp_h5_put_int(group, path, "by_qr", record->by_qr));
     MP_GO(mp_h5_put_int(group, path, "rank", record->rank));
+    MP_GO(put_quant(group, path, &record->quant));
     MP_GO(put_real_if_known(group, path, "damping", record->damping));
     MP_GO(put_real_if_known(group, path, "rel_error", record->rel_error));
     MP_GO(put_real_if_known(group, path, "sparsity", record->sparsity));

@@ -63,6 +63,22 @@ static mp_status add_state(hid_t group, const char *path, int64_t block, const c
     return json_array_append_new(states, record) == 0 ? MP_OK : no_memory(path);
 }
 
+/* What is there for integers alone. */
+static mp_status read_quant(hid_t group, const char *path, json_t *record)
+{
+    static const char *const integers[] = {"bits", "group", "symmetric"};
+    int failed = 0;
+
+    if (H5Aexists(group, "bits") <= 0) return MP_OK;
+    for (size_t i = 0; i < sizeof integers / sizeof integers[0]; i++) {
+        int64_t value = 0;
+
+        MP_TRY(mp_h5_get_int(group, path, integers[i], &value));
+        failed |= json_object_set_new(record, integers[i], json_integer(value));
+    }
+    return failed ? no_memory(path) : MP_OK;
+}
+
 /* The record of one member of a block, if it is a linear map or a state. */
 static mp_status add_record(hid_t group, const char *path, int64_t block, const char *name,
                             const records *to)
@@ -79,6 +95,7 @@ static mp_status add_record(hid_t group, const char *path, int64_t block, const 
     mp_free(method);
     if (record == NULL) return no_memory(path);
     st = read_numbers(group, path, record);
+    if (st == MP_OK) st = read_quant(group, path, record);
     if (st == MP_OK && json_array_append(to->linears, record) != 0) st = no_memory(path);
     json_decref(record);
     return st;

@@ -2,6 +2,7 @@
 #include "mpress/export.h"
 
 #include "factored.h"
+#include "formats.h"
 #include "hf.h"
 #include "mpress/fileio.h"
 #include "mpress/io.h"
@@ -219,8 +220,11 @@ out:
 
 /* What an export is made of. */
 typedef struct exported {
+    const mp_source *source;
     const char *assets;
-    mp_pairs pairs;  /* the factored linear maps of the source */
+    mp_pairs pairs;       /* the factored linear maps of the source */
+    mp_integer_maps maps; /* and the quantised ones */
+    const mp_layout *layout;
     mp_source *view; /* what is written in place of the source; NULL if it is written as it is */
     int is_factored;
 } exported;
@@ -229,30 +233,49 @@ static mp_status write_companions(const char *dir, const void *context)
 {
     const exported *e = context;
 
+    if (e->maps.count > 0) return mp_layout_assets(e->layout, e->source, &e->maps, e->assets, dir);
     return e->is_factored ? mp_factored_assets(e->assets, &e->pairs, dir)
                           : mp_dense_assets(e->assets, dir);
 }
 
-static mp_status see(const mp_source *source, int dense, exported *e)
+/* What there is, and whether the format is one for it. */
+static mp_status look(const mp_source *source, mp_export_format format, exported *e)
 {
     MP_TRY(mp_pairs_find(source, MP_NAMES_OWN, &e->pairs));
+    MP_TRY(mp_integer_maps_find(source, &e->maps));
+    if (e->maps.count > 0 && e->pairs.count > 0)
+        return mp_fail(MP_ERR_FORMAT,
+                       "%s: some linear maps are factored and others quantised: there is no format "
+                       "for both",
+                       source->path);
+    if (e->maps.count > 0 || format == MP_EXPORT_AUTO || format == MP_EXPORT_DENSE) return MP_OK;
+    return mp_fail(MP_ERR_ARG, "--format %s: %s holds no integers, expected --format auto or dense",
+                   mp_layout_of(format)->name, source->path);
+}
+
+static mp_status see(const mp_source *source, mp_export_format format, exported *e)
+{
+    if (e->maps.count > 0) return mp_view_layout(source, &e->maps, e->layout, &e->view);
     if (e->pairs.count == 0) return MP_OK;
-    e->is_factored = !dense;
-    return dense ? mp_view_dense(source, &e->pairs, &e->view)
-                 : mp_view_directory(source, &e->pairs, &e->view);
+    e->is_factored = format != MP_EXPORT_DENSE;
+    return e->is_factored ? mp_view_directory(source, &e->pairs, &e->view)
+                          : mp_view_dense(source, &e->pairs, &e->view);
 }
 
 mp_status mp_export(const mp_comm *comm, const mp_source *source, const char *assets,
-                    const char *dir, int dense, int64_t shard_bytes)
+                    const char *dir, mp_export_format format, int64_t shard_bytes)
 {
-    exported e = {.assets = assets};
+    exported e = {.source = source, .assets = assets, .layout = mp_layout_of(format)};
     mp_status st;
 
-    MP_GO(mp_comm_agree(comm, see(source, dense, &e)));
+    MP_GO(mp_comm_agree(comm, look(source, format, &e)));
+    if (e.maps.count > 0) MP_GO(mp_layout_check(comm, e.layout, source, &e.maps));
+    MP_GO(mp_comm_agree(comm, see(source, format, &e)));
     st =
         mp_hf_write(comm, e.view != NULL ? e.view : source, write_companions, &e, dir, shard_bytes);
 out:
     mp_source_close(&e.view);
+    mp_integer_maps_free(&e.maps);
     mp_pairs_free(&e.pairs);
     return st;
 }

@@ -157,22 +157,3 @@ mp_status mp_pairs_check(const mp_pairs *pairs, const mp_arch *arch, const char 
     }
     return MP_OK;
 }
-
-mp_status mp_model_size_of(const mp_source *source, mp_model_size *size)
-{
-    mp_pairs pairs;
-
-    MP_TRY(mp_pairs_find(source, MP_NAMES_OWN, &pairs));
-    *size = (mp_model_size){.n_factored = pairs.count};
-    for (int64_t i = 0; i < source->count; i++)
-        size->stored += mp_tensor_bytes(source->at(source->self, i));
-    size->dense = size->stored;
-    for (int64_t i = 0; i < pairs.count; i++) {
-        const mp_pair *pair = &pairs.pair[i];
-        int64_t more = pair->d_out * pair->d_in - pair->rank * (pair->d_out + pair->d_in);
-
-        size->dense += more * (int64_t)mp_dtype_size(source->at(source->self, pair->a)->dtype);
-    }
-    mp_pairs_free(&pairs);
-    return MP_OK;
-}

@@ -124,8 +124,27 @@ static int is_wanted(const reader *r, const char *name)
     return ends_in(name, ".in_sum2") == (r->what == STATES);
 }
 
-/* Takes data set `name` ("self_attn.q_proj.weight") of a file into the list. */
-static mp_status add_set(const walk *w, hid_t set, const char *name)
+/* What is kept with the linear map that packed codes belong to. */
+static mp_status read_packing(hid_t group, const char *path, const char *name, mp_tensor_info *info)
+{
+    int64_t bits = 0;
+
+    MP_TRY(mp_h5_get_int(group, path, "bits", &bits));
+    MP_TRY(mp_h5_get_int(group, path, "group", &info->group));
+    MP_TRY(mp_h5_get_int(group, path, "d_in", &info->columns));
+    if (bits < 2 || bits > 8 || info->group < 0 || info->columns < 1 || info->columns > INT32_MAX ||
+        (info->group > 0 && info->columns % info->group != 0))
+        return mp_fail(MP_ERR_FORMAT,
+                       "%s: \"%s\": %lld bits in groups of %lld of %lld columns, expected 2 to 8 "
+                       "bits and a group that divides the columns",
+                       path, name, (long long)bits, (long long)info->group,
+                       (long long)info->columns);
+    info->bits = (int)bits;
+    return MP_OK;
+}
+
+/* Takes data set `name` ("self_attn.q_proj.weight") of a group into the list. */
+static mp_status add_set(const walk *w, hid_t group, hid_t set, const char *name)
 {
     reader *r = w->r;
     const stored_file *file = &r->files[w->file];
@@ -136,6 +155,8 @@ static mp_status add_set(const walk *w, hid_t set, const char *name)
 
     if (w->is_block && !is_wanted(r, name)) return MP_OK;
     MP_TRY(mp_h5_describe(set, file->path, name, &t.info, &t.offset));
+    if (w->is_block && ends_in(name, ".packed"))
+        MP_TRY(read_packing(group, file->path, name, &t.info));
     bytes = mp_tensor_bytes(&t.info);
     if (t.offset > file->size - bytes)
         return mp_fail(MP_ERR_FORMAT,
@@ -166,7 +187,7 @@ static mp_status add_member(const walk *w, hid_t group, const char *group_name, 
                    "a name"));
     sprintf(name, "%s%s%s", group_name, group_name[0] != '\0' ? "." : "", member);
     if (type == H5I_DATASET)
-        st = add_set(w, object, name);
+        st = add_set(w, group, object, name);
     else if (type == H5I_GROUP && group_name[0] == '\0')
         st = walk_group(w, object, name);
     else

@@ -2,6 +2,7 @@
 
 #include "mpress/checkpoint.h"
 #include "mpress/memory.h"
+#include "mpress/weights.h"
 #include "pieces.h"
 #include "writer.h"
 
@@ -16,9 +17,8 @@ static int is_block_tensor(const mp_arch *arch, const char *suffix)
         size_t length = strlen(row->name);
 
         if (strncmp(suffix, row->name, length) != 0) continue;
-        if (strcmp(suffix + length, ".weight") == 0 || strcmp(suffix + length, ".A") == 0 ||
-            strcmp(suffix + length, ".B") == 0)
-            return 1;
+        for (int e = 0; mp_weight_endings[e] != NULL; e++)
+            if (strcmp(suffix + length, mp_weight_endings[e]) == 0) return 1;
         if (row->has_bias && strcmp(suffix + length, ".bias") == 0) return 1;
     }
     for (int i = 0; i < arch->n_vectors; i++)

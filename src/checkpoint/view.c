@@ -1,5 +1,6 @@
-/* A source seen as another: factors under other names, or multiplied out. */
+/* A source seen as another: factors under other names, or multiplied out; integers in another layout. */
 #include "factored.h"
+#include "formats.h"
 
 #include "mpress/memory.h"
 #include "product.h"
@@ -9,9 +10,11 @@
 #include <string.h>
 
 typedef struct seen {
-    mp_tensor_info info; /* info.name is owned */
-    int64_t index;       /* of the tensor behind it, or of factor A */
-    int64_t b;           /* of factor B where the tensor is a product; otherwise -1 */
+    mp_tensor_info info;    /* info.name is owned */
+    int64_t index;          /* of the tensor behind it, or of factor A */
+    int64_t b;              /* of factor B where the tensor is a product; otherwise -1 */
+    const mp_integers *map; /* whose integers the tensor is made of; NULL: of none */
+    mp_repack repack;
 } seen;
 
 typedef struct view {
@@ -33,6 +36,8 @@ static mp_status view_read(void *self, int64_t index, int64_t begin, int64_t len
     const view *v = self;
     const seen *t = &v->tensors[index];
 
+    if (t->map != NULL)
+        return mp_repack_read(v->source, t->map, t->repack, &t->info, begin, length, to);
     if (t->b >= 0) return mp_product_read(v->source, t->index, t->b, &t->info, begin, length, to);
     return v->source->read(v->source->self, t->index, begin, length, to);
 }
@@ -114,31 +119,96 @@ static mp_status to_product(view *v, const mp_pair *pair, int64_t index)
     return MP_OK;
 }
 
-static mp_status fill(view *v, const mp_pairs *pairs, change changed)
+/* What a view is made of, for the function that lists its tensors. */
+typedef struct plan {
+    const mp_pairs *pairs;
+    change changed; /* what becomes of them */
+    const mp_integer_maps *maps;
+    const mp_layout *layout;
+} plan;
+
+typedef mp_status (*lister)(view *v, const plan *p);
+
+static mp_status list_pairs(view *v, const plan *p)
 {
     const mp_source *source = v->source;
     int64_t *owners = NULL;
     mp_status st;
 
-    MP_GO(list_owners(source, pairs, &owners));
+    MP_GO(list_owners(source, p->pairs, &owners));
     MP_GO(MP_NEW(v->tensors, source->count, "the list of tensors"));
     for (int64_t i = 0; i < source->count; i++) {
         if (owners[i] >= 0)
-            MP_GO(changed(v, &pairs->pair[owners[i]], i));
+            MP_GO(p->changed(v, &p->pairs->pair[owners[i]], i));
         else
             MP_GO(add(v, i, source->at(source->self, i)->name, ""));
     }
-    qsort(v->tensors, (size_t)v->count, sizeof *v->tensors, by_name);
-    for (int64_t i = 1; i < v->count; i++)
-        if (by_name(&v->tensors[i - 1], &v->tensors[i]) == 0)
-            MP_GO(mp_fail(MP_ERR_FORMAT, "%s: two tensors would be named \"%s\"", source->path,
-                          v->tensors[i].info.name));
 out:
     mp_free(owners);
     return st;
 }
 
-static mp_status view_create(const mp_source *source, const mp_pairs *pairs, change changed,
+/* The tensors that a quantised map becomes. */
+static mp_status add_map(view *v, const mp_integers *map, const mp_layout *layout)
+{
+    for (const mp_layout_tensor *t = layout->tensors; t->ending != NULL; t++) {
+        seen *made;
+
+        if (t->if_asymmetric && map->quant.symmetric) continue;
+        MP_TRY(add(v, map->packed, map->name, t->ending));
+        made = &v->tensors[v->count - 1];
+        made->info = (mp_tensor_info){.name = made->info.name,
+                                      .dtype = t->dtype == MP_DTYPE_COUNT ? map->dtype : t->dtype};
+        t->shape(map, &made->info);
+        made->map = map;
+        made->repack = t->repack;
+    }
+    return MP_OK;
+}
+
+static int64_t tensors_of(const mp_layout *layout)
+{
+    int64_t count = 0;
+
+    while (layout->tensors[count].ending != NULL) count++;
+    return count;
+}
+
+static mp_status list_maps(view *v, const plan *p)
+{
+    const mp_source *source = v->source;
+    char *is_part = NULL; /* of a quantised map */
+    mp_status st;
+
+    MP_GO(MP_NEW(is_part, source->count, "the list of tensors"));
+    MP_GO(MP_NEW(v->tensors, source->count + p->maps->count * tensors_of(p->layout),
+                 "the list of tensors"));
+    for (int64_t i = 0; i < p->maps->count; i++) {
+        const mp_integers *map = &p->maps->map[i];
+
+        is_part[map->packed] = is_part[map->scale] = 1;
+        if (map->zero >= 0) is_part[map->zero] = 1;
+        MP_GO(add_map(v, map, p->layout));
+    }
+    for (int64_t i = 0; i < source->count; i++)
+        if (!is_part[i]) MP_GO(add(v, i, source->at(source->self, i)->name, ""));
+out:
+    mp_free(is_part);
+    return st;
+}
+
+static mp_status fill(view *v, lister list, const plan *p)
+{
+    MP_TRY(list(v, p));
+    qsort(v->tensors, (size_t)v->count, sizeof *v->tensors, by_name);
+    for (int64_t i = 1; i < v->count; i++)
+        if (by_name(&v->tensors[i - 1], &v->tensors[i]) == 0)
+            return mp_fail(MP_ERR_FORMAT, "%s: two tensors would be named \"%s\"", v->source->path,
+                           v->tensors[i].info.name);
+    return MP_OK;
+}
+
+static mp_status view_create(const mp_source *source, lister list, const plan *p,
                              mp_source **seen_as)
 {
     mp_source *made = NULL;
@@ -148,7 +218,7 @@ static mp_status view_create(const mp_source *source, const mp_pairs *pairs, cha
     MP_GO(MP_NEW(made, 1, "a source of tensors"));
     MP_GO(MP_NEW(v, 1, "a source of tensors"));
     v->source = source;
-    MP_GO(fill(v, pairs, changed));
+    MP_GO(fill(v, list, p));
     *made = (mp_source){.self = v,
                         .path = source->path,
                         .count = v->count,
@@ -168,17 +238,24 @@ out:
 
 mp_status mp_view_own(mp_source *source, const mp_pairs *pairs, mp_source **seen_as)
 {
-    MP_TRY(view_create(source, pairs, to_own, seen_as));
+    MP_TRY(view_create(source, list_pairs, &(plan){.pairs = pairs, .changed = to_own}, seen_as));
     ((view *)(*seen_as)->self)->owned = source;
     return MP_OK;
 }
 
 mp_status mp_view_directory(const mp_source *source, const mp_pairs *pairs, mp_source **seen_as)
 {
-    return view_create(source, pairs, to_directory, seen_as);
+    return view_create(source, list_pairs, &(plan){.pairs = pairs, .changed = to_directory},
+                       seen_as);
 }
 
 mp_status mp_view_dense(const mp_source *source, const mp_pairs *pairs, mp_source **seen_as)
 {
-    return view_create(source, pairs, to_product, seen_as);
+    return view_create(source, list_pairs, &(plan){.pairs = pairs, .changed = to_product}, seen_as);
+}
+
+mp_status mp_view_layout(const mp_source *source, const mp_integer_maps *maps,
+                         const mp_layout *layout, mp_source **seen_as)
+{
+    return view_create(source, list_maps, &(plan){.maps = maps, .layout = layout}, seen_as);
 }

@@ -17,11 +17,19 @@
 
 static const mp_option rows[] = {
     {"solve|lowrank|block", NULL,
-     "one linear layer with its Hessian given, pruned or factored, or one block", NULL,
+     "one linear layer with its Hessian given, pruned, quantised or factored, or one block", NULL,
      MP_OPT_STRING, AT(what), 0},
     {"--method", "NAME", "method to run; auto: sparsegpt, for lowrank asvd+", "auto", MP_OPT_STRING,
      AT(method), 0},
     {"--pattern", "S", "sparsity: 0.5 or N:M", "4:8", MP_OPT_STRING, AT(pattern), 0},
+    {"--bits", "B", "of a weight; 0: 4 for gptq and rtn, none for others", "0", MP_OPT_INT,
+     AT(quant.bits), 0},
+    {"--group-size", "G|channel", "columns that share a scale; 128 where nothing is said", NULL,
+     MP_OPT_STRING, AT(quant.group), 0},
+    {"--asym", NULL, "grids with zero points", NULL, MP_OPT_FLAG, AT(quant.asymmetric), 0},
+    {"--act-order", "none|static", "gptq: order of columns", "none", MP_OPT_STRING, AT(quant.order),
+     0},
+    {"--scale", "absmax|mse", "how scales are found", "absmax", MP_OPT_STRING, AT(quant.scale), 0},
     {"--d-in", "N", "solve, lowrank: input channels", "4096", MP_OPT_INT, AT(d_in), 0},
     {"--d-out", "M", "solve, lowrank: output channels", "4096", MP_OPT_INT, AT(d_out), 0},
     {"--ratio", "R", "lowrank: stored parameters as a share of the dense ones", "0.8",
@@ -119,7 +127,9 @@ static mp_status read_method(bench_config *config, mp_method_options *options,
     options->whiten = strcmp(config->svd, "cholesky") == 0;
     if (!options->whiten && strcmp(config->svd, "gram") != 0)
         return mp_fail(MP_ERR_ARG, "--svd %s: expected gram or cholesky", config->svd);
-    MP_TRY(mp_pattern_parse(config->pattern, &options->pattern));
+    if ((*method)->prunes) MP_TRY(mp_pattern_parse(config->pattern, &options->pattern));
+    mp_quant_options_complete(*method, &config->quant);
+    MP_TRY(mp_quant_options_read(*method, &config->quant, options));
     options->damp = config->damp;
     options->alpha = 0.5;
     if ((*method)->tile > 0) config->blocksize = (*method)->tile;

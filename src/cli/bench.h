@@ -10,6 +10,7 @@ typedef struct bench_config {
     const char *what, *method, *pattern, *config, *propagate, *svd;
     int64_t d_in, d_out, tokens, seqlen, blocksize, repeat;
     double damp, ratio;
+    mp_quant_options quant;
     int json;
 } bench_config;
 

@@ -58,15 +58,16 @@ out:
     return st;
 }
 
-static mp_status random_problem(const mp_comm *comm, const bench_config *config, mp_moment *moment,
-                                mp_problem *p)
+static mp_status random_problem(const mp_comm *comm, const bench_config *config,
+                                const mp_quant *quant, mp_moment *moment, mp_problem *p)
 {
     *p = (mp_problem){.comm = comm,
                       .moment = moment,
                       .n = config->d_in,
                       .order = moment->order,
                       .parts = 1,
-                      .part = {{.name = "bench", .d_out = config->d_out}}};
+                      .groups = quant->bits > 0 ? mp_quant_groups(quant, config->d_in) : 0,
+                      .part = {{.name = "bench", .dtype = MP_BF16, .d_out = config->d_out}}};
     return mp_problem_open(p);
 }
 
@@ -119,7 +120,7 @@ mp_status bench_solve(const mp_comm *comm, const bench_config *config, const mp_
     MP_TRY(method->fits(options, "the layer", config->d_in));
     MP_TRY(mp_plan_grids(&task, 1, comm->size, &grid));
     MP_GO(random_moment(comm, config, &grid, &moment));
-    MP_GO(mp_comm_agree(comm, random_problem(comm, config, moment, &p)));
+    MP_GO(mp_comm_agree(comm, random_problem(comm, config, &options->quant, moment, &p)));
     for (int64_t i = 0; i < config->repeat; i++)
         MP_GO(solve_once(comm, method, options, moment, &p, &b));
     st = bench_report(comm, config, &b);

@@ -16,12 +16,27 @@ static const mp_option rows[] = {
     {"MODEL", NULL, "Hugging Face directory (or a finished OUT)", NULL, MP_OPT_STRING, AT(model),
      0},
     {"OUT", NULL, "directory of the checkpoint to make", NULL, MP_OPT_STRING, AT(out), 0},
-    {"--method", "sparsegpt|wanda|magnitude|asvd+|asvd",
-     "the first three prune, the last two factor into low rank", "sparsegpt", MP_OPT_STRING,
-     AT(method), MP_OPT_IDENTITY},
+    {"--method", "sparsegpt|wanda|magnitude|gptq|rtn|asvd+|asvd",
+     "the first three prune, the next two quantise, the last two factor into low rank", "sparsegpt",
+     MP_OPT_STRING, AT(method), MP_OPT_IDENTITY},
     {"--sparsity", "S",
      "pruning: share to remove, 0.5 (where nothing is said), or N of every M, 2:4", NULL,
      MP_OPT_STRING, AT(sparsity), MP_OPT_IDENTITY},
+    {"--bits", "B",
+     "gptq, rtn (4 where nothing is said), sparsegpt beside pruning: bits of a weight, 2 to 8; 0: "
+     "not quantised",
+     "0", MP_OPT_INT, AT(quant.bits), MP_OPT_IDENTITY},
+    {"--group-size", "G|channel",
+     "with --bits: columns that share a scale (128 where nothing is said), or whole rows", NULL,
+     MP_OPT_STRING, AT(quant.group), MP_OPT_IDENTITY},
+    {"--asym", NULL, "with --bits: grids from minimum to maximum, with zero points", NULL,
+     MP_OPT_FLAG, AT(quant.asymmetric), MP_OPT_IDENTITY},
+    {"--act-order", "none|static",
+     "gptq: static: columns by falling diagonal of H, groups stay in place", "none", MP_OPT_STRING,
+     AT(quant.order), MP_OPT_IDENTITY},
+    {"--scale", "absmax|mse",
+     "with --bits: scales by the extremes of a group, or by a search for the least error", "absmax",
+     MP_OPT_STRING, AT(quant.scale), MP_OPT_IDENTITY},
     {"--calib", "FILE", "calibration data: .txt, .jsonl (key text) or .safetensors (tensor tokens)",
      NULL, MP_OPT_STRING, AT(calib), 0},
     {"--nsamples", "N", "windows; 0: all of a token file, 128 of a text", "0", MP_OPT_INT,
@@ -100,10 +115,10 @@ static const mp_option rows[] = {
     {NULL, NULL, NULL, NULL, MP_OPT_FLAG, 0, 0},
 };
 
-static const mp_command_line line = {
-    "compress",
-    "prune or factor a model: from a Hugging Face directory to a checkpoint that loads again",
-    rows};
+static const mp_command_line line = {"compress",
+                                     "prune, quantise or factor a model: from a Hugging Face "
+                                     "directory to a checkpoint that loads again",
+                                     rows};
 
 /* The effective value of a row in its own type. */
 static json_t *value_of(const mp_option *row, const mp_job *job)
@@ -150,12 +165,13 @@ static mp_status complete(mp_job *job)
     if (method == NULL) return MP_OK; /* the driver tells which ones there are */
     if (strcmp(job->propagate, "auto") == 0) job->propagate = method->order;
     if (method->tile > 0) job->blocksize = method->tile;
-    if (method->factorise == NULL) {
-        if (job->sparsity == NULL) job->sparsity = "0.5";
-    } else if (job->sparsity != NULL) {
-        return mp_fail(MP_ERR_ARG, "--sparsity %s: method %s does not prune, expected --ratio",
-                       job->sparsity, job->method);
-    }
+    mp_quant_options_complete(method, &job->quant);
+    if (method->prunes && job->sparsity == NULL) job->sparsity = "0.5";
+    if (!method->prunes && job->sparsity != NULL)
+        return mp_fail(MP_ERR_ARG, "--sparsity %s: method %s does not prune, expected %s",
+                       job->sparsity, job->method,
+                       method->factorise != NULL ? "--ratio"
+                                                 : "--bits; sparsegpt with --bits does both");
     return MP_OK;
 }
 

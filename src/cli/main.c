@@ -14,7 +14,7 @@
 
 static const mp_command *const commands[] = {
     &command_compress, &command_eval,  &command_export, &command_inspect,
-    &command_tokenize, &command_synth, &command_bench, &command_plan,
+    &command_tokenize, &command_synth, &command_bench,  &command_plan,
 };
 
 enum { COMMANDS = sizeof commands / sizeof commands[0] };

@@ -4,8 +4,8 @@
 
 /* One row per method. */
 static const mp_method *const methods[] = {
-    &mp_method_sparsegpt, &mp_method_wanda, &mp_method_magnitude,
-    &mp_method_asvd_plus, &mp_method_asvd,
+    &mp_method_sparsegpt, &mp_method_wanda,     &mp_method_magnitude, &mp_method_gptq,
+    &mp_method_rtn,       &mp_method_asvd_plus, &mp_method_asvd,
 };
 
 const mp_method *mp_method_at(int index)

@@ -17,6 +17,8 @@ mp_status mp_problem_open(mp_problem *p)
     }
     MP_TRY(MP_NEW(p->weight, p->strips * p->order * MP_STRIP, "strips of weights"));
     MP_TRY(MP_NEW(p->loss, p->strips, "losses of strips"));
+    MP_TRY(MP_NEW(p->scale, p->strips * p->groups * MP_STRIP, "scales of strips"));
+    MP_TRY(MP_NEW(p->zero, p->strips * p->groups * MP_STRIP, "zero points of strips"));
     return MP_NEW(p->difference, p->strips * p->order * MP_STRIP, "strips of differences");
 }
 
@@ -25,13 +27,23 @@ void mp_problem_close(mp_problem *problem)
     mp_free(problem->weight);
     mp_free(problem->difference);
     mp_free(problem->loss);
-    problem->weight = problem->difference = NULL;
+    mp_free(problem->scale);
+    mp_free(problem->zero);
+    problem->weight = problem->difference = problem->scale = problem->zero = NULL;
     problem->loss = NULL;
 }
 
 float *mp_problem_strip(const mp_problem *problem, float *array, int part, int64_t row)
 {
     return array + (problem->part[part].first_strip + row / MP_STRIP) * problem->order * MP_STRIP;
+}
+
+int mp_problem_part(const mp_problem *problem, int64_t strip)
+{
+    int p = 0;
+
+    while (p + 1 < problem->parts && strip >= problem->part[p + 1].first_strip) p++;
+    return p;
 }
 
 /* Each rank fills in its own strips among those of all, and zeros meet numbers in the sum over ranks. */

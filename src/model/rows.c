@@ -1,10 +1,11 @@
-/* Rows of matrices in single precision: for this rank, or for the memory of every node. */
+/* Rows of matrices in single precision, or of integers: for this rank, or for the memory of every node. */
 #include "mpress/weights.h"
 
 #include "mpress/memory.h"
 #include "mpress/tensor.h"
 
 #include <math.h>
+#include <string.h>
 
 /* Read and converted at a time, and sent where rank 0 alone reads: stays in the cache in between. */
 enum { PIECE_BYTES = 4 << 20 };
@@ -14,9 +15,21 @@ typedef struct reader {
     const mp_source *source;
     const mp_tensor_info *info;
     int64_t index, rows, columns;
+    int64_t width; /* bytes of a row where it goes to: in single precision, or as it is stored */
     int64_t piece; /* rows that fit the buffer */
     void *buffer;  /* owned */
 } reader;
+
+static int64_t row_bytes(const reader *r)
+{
+    return r->columns * (int64_t)mp_dtype_size(r->info->dtype);
+}
+
+/* Integers are delivered as they are. */
+static int is_raw(const reader *r)
+{
+    return !mp_dtype_is_weight(r->info->dtype);
+}
 
 static mp_status reader_open(const mp_source *source, int64_t index, reader *r)
 {
@@ -25,13 +38,11 @@ static mp_status reader_open(const mp_source *source, int64_t index, reader *r)
     *r = (reader){.source = source, .info = source->at(source->self, index), .index = index};
     r->rows = r->info->ndim > 0 ? r->info->shape[0] : 1;
     r->columns = r->info->ndim > 1 ? r->info->shape[1] : 1;
-    if (r->info->ndim > 2 || !mp_dtype_is_weight(r->info->dtype))
-        return mp_fail(
-            MP_ERR_FORMAT,
-            "%s: tensor \"%s\" has %d dimensions and dtype %s, expected up to 2, and F32, "
-            "F16 or BF16",
-            source->path, r->info->name, r->info->ndim, mp_dtype_name(r->info->dtype));
-    width = r->columns * (int64_t)mp_dtype_size(r->info->dtype);
+    if (r->info->ndim > 2)
+        return mp_fail(MP_ERR_FORMAT, "%s: tensor \"%s\" has %d dimensions, expected up to 2",
+                       source->path, r->info->name, r->info->ndim);
+    width = row_bytes(r);
+    r->width = is_raw(r) ? width : r->columns * (int64_t)sizeof(float);
     r->piece = width < PIECE_BYTES && width > 0 ? PIECE_BYTES / width : 1;
     if (r->piece > r->rows) r->piece = r->rows;
     return mp_alloc(&r->buffer, r->piece * width, 1, 0, "a piece of a tensor");
@@ -48,11 +59,6 @@ static mp_status check_finite(const reader *r, int64_t first, int64_t count, con
                    (long long)(at % r->columns), isnan(values[at]) ? "nan" : "infinite");
 }
 
-static int64_t row_bytes(const reader *r)
-{
-    return r->columns * (int64_t)mp_dtype_size(r->info->dtype);
-}
-
 static mp_status check_range(const reader *r, int64_t first, int64_t count)
 {
     if (first >= 0 && count >= 0 && first <= r->rows && count <= r->rows - first) return MP_OK;
@@ -61,13 +67,22 @@ static mp_status check_range(const reader *r, int64_t first, int64_t count)
                    (long long)(first < 0 ? first : first + count - 1));
 }
 
-/* At most a piece of rows: as they are stored in the buffer, and in single precision in `to`. */
-static mp_status read_piece(const reader *r, int64_t first, int64_t count, float *to)
+/* Rows from the buffer to where they go. */
+static void deliver(const reader *r, int64_t count, void *to)
+{
+    if (is_raw(r))
+        memcpy(to, r->buffer, (size_t)(count * r->width));
+    else
+        mp_to_f32(r->info->dtype, r->buffer, count * r->columns, to);
+}
+
+/* At most a piece of rows: as they are stored in the buffer, and delivered. */
+static mp_status read_piece(const reader *r, int64_t first, int64_t count, void *to)
 {
     MP_TRY(r->source->read(r->source->self, r->index, first * row_bytes(r), count * row_bytes(r),
                            r->buffer));
-    mp_to_f32(r->info->dtype, r->buffer, count * r->columns, to);
-    return check_finite(r, first, count, to);
+    deliver(r, count, to);
+    return is_raw(r) ? MP_OK : check_finite(r, first, count, to);
 }
 
 static int64_t piece_at(const reader *r, int64_t at, int64_t count)
@@ -75,11 +90,11 @@ static int64_t piece_at(const reader *r, int64_t at, int64_t count)
     return count - at < r->piece ? count - at : r->piece;
 }
 
-static mp_status reader_rows(const reader *r, int64_t first, int64_t count, float *rows)
+static mp_status reader_rows(const reader *r, int64_t first, int64_t count, void *rows)
 {
     MP_TRY(check_range(r, first, count));
     for (int64_t i = 0; i < count; i += r->piece)
-        MP_TRY(read_piece(r, first + i, piece_at(r, i, count), rows + i * r->columns));
+        MP_TRY(read_piece(r, first + i, piece_at(r, i, count), (char *)rows + i * r->width));
     return MP_OK;
 }
 
@@ -90,6 +105,18 @@ static mp_status require(const mp_source *source, const char *name, int64_t *ind
                        : mp_fail(MP_ERR_FORMAT, "%s: tensor \"%s\" is missing", source->path, name);
 }
 
+/* The same for numbers in single precision. */
+static mp_status require_numbers(const mp_source *source, const char *name, int64_t *index)
+{
+    const mp_tensor_info *info;
+
+    MP_TRY(require(source, name, index));
+    info = source->at(source->self, *index);
+    if (mp_dtype_is_weight(info->dtype)) return MP_OK;
+    return mp_fail(MP_ERR_FORMAT, "%s: tensor \"%s\" has dtype %s, expected F32, F16 or BF16",
+                   source->path, name, mp_dtype_name(info->dtype));
+}
+
 mp_status mp_weights_rows(const mp_source *source, const char *name, int64_t first, int64_t count,
                           float *rows)
 {
@@ -97,7 +124,7 @@ mp_status mp_weights_rows(const mp_source *source, const char *name, int64_t fir
     int64_t index;
     mp_status st;
 
-    MP_TRY(require(source, name, &index));
+    MP_TRY(require_numbers(source, name, &index));
     MP_GO(reader_open(source, index, &r));
     st = reader_rows(&r, first, count, rows);
 out:
@@ -112,7 +139,7 @@ mp_status mp_weights_gather(const mp_source *source, const char *name, const int
     int64_t index;
     mp_status st;
 
-    MP_TRY(require(source, name, &index));
+    MP_TRY(require_numbers(source, name, &index));
     MP_GO(reader_open(source, index, &r));
     for (int64_t i = 0; i < count; i++) {
         if (ids[i] < 0 || ids[i] >= r.rows)
@@ -128,35 +155,35 @@ out:
 
 /* Every rank of the node its share. */
 static mp_status publish_shares(const mp_comm *comm, const reader *r, int64_t first, int64_t count,
-                                float *rows)
+                                void *rows)
 {
     int64_t begin, end;
 
     MP_TRY(check_range(r, first, count));
     mp_share(count, 1, comm->node_rank, comm->node_size, &begin, &end);
-    return reader_rows(r, first + begin, end - begin, rows + begin * r->columns);
+    return reader_rows(r, first + begin, end - begin, (char *)rows + begin * r->width);
 }
 
 /* Piece by piece from rank 0 to the first rank of every node.  What rank 0 could not read is sent all
  * the same: the others are waiting for it, and learn of the failure when all agree. */
 static mp_status publish_from_root(const mp_comm *comm, const reader *r, int64_t first,
-                                   int64_t count, float *rows)
+                                   int64_t count, void *rows)
 {
     mp_status st = MP_OK;
 
     for (int64_t i = 0; i < count && comm->node_rank == 0; i += r->piece) {
         int64_t n = piece_at(r, i, count);
-        float *to = rows + i * r->columns;
+        char *to = (char *)rows + i * r->width;
 
         if (comm->rank == 0 && st == MP_OK) st = read_piece(r, first + i, n, to);
         MP_TRY(mp_comm_bcast_nodes(comm, r->buffer, (size_t)(n * row_bytes(r)), 0));
-        if (comm->rank != 0) mp_to_f32(r->info->dtype, r->buffer, n * r->columns, to);
+        if (comm->rank != 0) deliver(r, n, to);
     }
     return st;
 }
 
 mp_status mp_weights_publish(const mp_comm *comm, const mp_source *source, const char *name,
-                             int64_t first, int64_t count, float *rows)
+                             int64_t first, int64_t count, void *rows)
 {
     reader r = {.buffer = NULL};
     int64_t index;

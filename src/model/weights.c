@@ -77,9 +77,11 @@ static const char *shape_text(const int64_t *shape, int ndim, char text[256])
     return text;
 }
 
-/* The index of a tensor that has the shape and a dtype we can read. */
-static mp_status find_tensor(const mp_source *source, const char *name, int64_t rows,
-                             int64_t columns, int64_t *index)
+const char *const mp_weight_endings[] = {".weight", ".A", ".B", ".packed", ".scale", ".zero", NULL};
+
+/* The index of a tensor that has the shape. */
+static mp_status find_shape(const mp_source *source, const char *name, int64_t rows,
+                            int64_t columns, int64_t *index)
 {
     const int64_t shape[2] = {rows, columns};
     const int ndim = columns > 0 ? 2 : 1;
@@ -95,17 +97,44 @@ static mp_status find_tensor(const mp_source *source, const char *name, int64_t 
     if (info->ndim != ndim || memcmp(info->shape, shape, (size_t)ndim * sizeof shape[0]) != 0)
         return mp_fail(MP_ERR_FORMAT, "%s: tensor \"%s\" has shape %s, expected %s", source->path,
                        name, shape_text(info->shape, info->ndim, found), expected);
-    if (!mp_dtype_is_weight(info->dtype))
-        return mp_fail(MP_ERR_FORMAT, "%s: tensor \"%s\" has dtype %s, expected F32, F16 or BF16",
-                       source->path, name, mp_dtype_name(info->dtype));
     *index = i;
     return MP_OK;
 }
 
-/* What is stored for a part: one tensor, or the two factors of a weight. */
+/* The same with a dtype that a weight may have. */
+static mp_status find_tensor(const mp_source *source, const char *name, int64_t rows,
+                             int64_t columns, int64_t *index)
+{
+    mp_dtype dtype;
+
+    MP_TRY(find_shape(source, name, rows, columns, index));
+    dtype = source->at(source->self, *index)->dtype;
+    if (mp_dtype_is_weight(dtype)) return MP_OK;
+    return mp_fail(MP_ERR_FORMAT, "%s: tensor \"%s\" has dtype %s, expected F32, F16 or BF16",
+                   source->path, name, mp_dtype_name(dtype));
+}
+
+/* The same with one dtype. */
+static mp_status find_integers(const mp_source *source, const char *name, mp_dtype dtype,
+                               int64_t rows, int64_t columns, int64_t *index)
+{
+    mp_dtype found;
+
+    MP_TRY(find_shape(source, name, rows, columns, index));
+    found = source->at(source->self, *index)->dtype;
+    if (found == dtype) return MP_OK;
+    return mp_fail(MP_ERR_FORMAT, "%s: tensor \"%s\" has dtype %s, expected %s", source->path, name,
+                   mp_dtype_name(found), mp_dtype_name(dtype));
+}
+
+/* What is stored for a part: one tensor; or the two factors of a weight, A and B; or its integers, scales
+ * and zero points. */
 typedef struct stored {
-    int64_t index[2]; /* index[1] is B's where rank > 0 */
-    int64_t rank;
+    int64_t index[3];
+    int count;
+    mp_dtype dtype; /* of the part's numbers */
+    int64_t rank;   /* > 0: factors */
+    mp_quant quant; /* bits > 0: integers */
 } stored;
 
 /* A [d_out, rank] and B [rank, d_in] in place of a weight; dense they would take at least as much. */
@@ -123,6 +152,8 @@ static mp_status find_factors(const mp_source *source, int64_t block, const part
             source->path, info->name, shape_text(info->shape, info->ndim, text), (long long)p->rows,
             (long long)(p->rows * p->columns / (p->rows + p->columns)));
     found->rank = rank;
+    found->count = 2;
+    found->dtype = info->dtype;
     MP_TRY(find_tensor(source, info->name, p->rows, rank, &found->index[0]));
     tensor_name(block, p->name, ".B", name);
     MP_TRY(find_tensor(source, name, rank, p->columns, &found->index[1]));
@@ -131,17 +162,75 @@ static mp_status find_factors(const mp_source *source, int64_t block, const part
                    name, info->name, mp_dtype_name(info->dtype));
 }
 
+/* Integers in place of a weight; one without `bits` is no checkpoint's. */
+static mp_status find_packed(const mp_source *source, int64_t block, const part *p, int64_t packed,
+                             stored *found)
+{
+    const mp_tensor_info *info = source->at(source->self, packed);
+    const mp_quant quant = {info->bits, info->group, 1};
+    char name[256];
+    int64_t groups;
+
+    if (info->bits == 0 || info->columns != p->columns)
+        return mp_fail(MP_ERR_FORMAT,
+                       "%s: tensor \"%s\": integers of %lld columns and %d bits, expected %lld "
+                       "columns and 2 to 8 bits",
+                       source->path, info->name, (long long)info->columns, info->bits,
+                       (long long)p->columns);
+    groups = mp_quant_groups(&quant, p->columns);
+    found->quant = quant;
+    found->count = 2;
+    MP_TRY(find_integers(source, info->name, MP_I32, p->rows,
+                         mp_packed_words(quant.bits, p->columns), &found->index[0]));
+    tensor_name(block, p->name, ".scale", name);
+    MP_TRY(find_tensor(source, name, p->rows, groups, &found->index[1]));
+    found->dtype = source->at(source->self, found->index[1])->dtype;
+    tensor_name(block, p->name, ".zero", name);
+    if (mp_source_find(source, name) < 0) return MP_OK;
+    found->quant.symmetric = 0;
+    found->count = 3;
+    return find_integers(source, name, MP_U8, p->rows, groups, &found->index[2]);
+}
+
 static mp_status find_part(const mp_source *source, int64_t block, const part *p, stored *found)
 {
-    char name[256], factor[256];
-    int64_t a = -1;
+    char name[256], other[256];
+    int64_t a = -1, packed = -1;
 
-    found->rank = 0;
+    *found = (stored){.count = 1};
     tensor_name(block, p->name, p->ending, name);
-    tensor_name(block, p->name, ".A", factor);
-    if (p->kind == WEIGHT && mp_source_find(source, name) < 0) a = mp_source_find(source, factor);
+    if (p->kind == WEIGHT && mp_source_find(source, name) < 0) {
+        tensor_name(block, p->name, ".A", other);
+        a = mp_source_find(source, other);
+        tensor_name(block, p->name, ".packed", other);
+        packed = mp_source_find(source, other);
+    }
     if (a >= 0) return find_factors(source, block, p, a, found);
-    return find_tensor(source, name, p->rows, p->columns, &found->index[0]);
+    if (packed >= 0) return find_packed(source, block, p, packed, found);
+    MP_TRY(find_tensor(source, name, p->rows, p->columns, &found->index[0]));
+    found->dtype = source->at(source->self, found->index[0])->dtype;
+    return MP_OK;
+}
+
+/* Whether a tensor that is named as a part of a weight in some storage is one that is read: beside the
+ * weight itself nobody would read others, nor integers beside factors. */
+static int is_read(const mp_source *source, int64_t block, const part *p, const char *ending)
+{
+    char name[256];
+    stored found;
+
+    tensor_name(block, p->name, ending, name);
+    if (find_part(source, block, p, &found) != MP_OK) return 0;
+    for (int i = 0; i < found.count; i++)
+        if (found.index[i] == mp_source_find(source, name)) return 1;
+    return 0;
+}
+
+static int is_weight_ending(const char *ending)
+{
+    for (int i = 0; mp_weight_endings[i] != NULL; i++)
+        if (strcmp(ending, mp_weight_endings[i]) == 0) return 1;
+    return 0;
 }
 
 /* Whether the architecture has a tensor of this name.  Old exports of Llama also stored the rotary
@@ -151,7 +240,7 @@ static int is_known(const mp_arch *arch, const part_list *list, const mp_source 
 {
     static const char prefix[] = "model.layers.", frequencies[] = ".rotary_emb.inv_freq";
     const size_t length = strlen(name), tail = sizeof frequencies - 1;
-    char *rest, weight[256];
+    char *rest;
     long long block;
 
     if (length > tail && strcmp(name + length - tail, frequencies) == 0) return 1;
@@ -167,9 +256,7 @@ static int is_known(const mp_arch *arch, const part_list *list, const mp_source 
 
         if (strncmp(rest + 1, p->name, strlen(p->name)) != 0) continue;
         if (strcmp(ending, p->ending) == 0) return 1;
-        if (p->kind != WEIGHT || (strcmp(ending, ".A") != 0 && strcmp(ending, ".B") != 0)) continue;
-        tensor_name(block, p->name, p->ending, weight); /* beside it nobody would read a factor */
-        return mp_source_find(source, weight) < 0;
+        if (p->kind == WEIGHT && is_weight_ending(ending)) return is_read(source, block, p, ending);
     }
     return 0;
 }
@@ -254,11 +341,31 @@ static mp_dtype *stored_dtype(mp_block *block, const part *p)
 }
 
 /* A tensor of the block, to its place in the memory of every node. */
-static mp_status load_tensor(const mp_comm *comm, const mp_source *source, int64_t index, float *to)
+static mp_status load_tensor(const mp_comm *comm, const mp_source *source, int64_t index, void *to)
 {
     const mp_tensor_info *info = source->at(source->self, index);
 
     return mp_weights_publish(comm, source, info->name, 0, info->shape[0], to);
+}
+
+/* A weight in the storage that it has. */
+static mp_status load_weight(const mp_comm *comm, const mp_source *source, const stored *found,
+                             mp_linear *linear)
+{
+    void *to[3] = {linear->weight, NULL, NULL};
+
+    linear->rank = linear->a_stride = found->rank;
+    linear->packed = (mp_packed){.quant.bits = 0};
+    if (found->rank > 0) to[1] = mp_linear_b(linear);
+    if (found->quant.bits > 0) {
+        MP_TRY(mp_linear_set_packed(linear, &found->quant));
+        to[0] = linear->packed.words;
+        to[1] = linear->packed.scale;
+        to[2] = linear->packed.zero;
+    }
+    for (int i = 0; i < found->count; i++)
+        MP_TRY(load_tensor(comm, source, found->index[i], to[i]));
+    return MP_OK;
 }
 
 static mp_status load_tensors(mp_block *block, const mp_comm *comm, const mp_source *source,
@@ -268,16 +375,15 @@ static mp_status load_tensors(mp_block *block, const mp_comm *comm, const mp_sou
 
     for (int i = 0; i < list.count; i++) {
         const part *p = &list.parts[i];
-        float *to = (float *)block->memory->base + p->offset;
         stored found;
 
         MP_TRY(find_part(source, number, p, &found));
-        *stored_dtype(block, p) = source->at(source->self, found.index[0])->dtype;
-        MP_TRY(load_tensor(comm, source, found.index[0], to));
-        if (p->kind != WEIGHT) continue;
-        block->linears[p->of].rank = block->linears[p->of].a_stride = found.rank;
-        if (found.rank > 0)
-            MP_TRY(load_tensor(comm, source, found.index[1], mp_linear_b(&block->linears[p->of])));
+        *stored_dtype(block, p) = found.dtype;
+        if (p->kind == WEIGHT)
+            MP_TRY(load_weight(comm, source, &found, &block->linears[p->of]));
+        else
+            MP_TRY(load_tensor(comm, source, found.index[0],
+                               (float *)block->memory->base + p->offset));
     }
     return MP_OK;
 }
@@ -311,7 +417,6 @@ void mp_block_prefetch(const mp_arch *arch, const mp_comm *comm, const mp_source
         stored found;
 
         if (find_part(source, index, &list.parts[i], &found) != MP_OK) continue;
-        source->prefetch(source->self, found.index[0]);
-        if (found.rank > 0) source->prefetch(source->self, found.index[1]);
+        for (int k = 0; k < found.count; k++) source->prefetch(source->self, found.index[k]);
     }
 }

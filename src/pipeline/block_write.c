@@ -6,7 +6,8 @@
 
 #include <stdio.h>
 
-enum { MAX_SLABS = 3 * MP_MAX_LINEARS + MP_MAX_VECTORS + MP_MAX_STATES };
+/* Of a linear map at most integers, scales, zero points, a mask and a bias. */
+enum { MAX_SLABS = 5 * MP_MAX_LINEARS + MP_MAX_VECTORS + MP_MAX_STATES };
 
 /* A block as slabs: weights, masks and biases of the linear maps, norms, squares of the states. */
 typedef struct slabs {
@@ -14,9 +15,24 @@ typedef struct slabs {
     mp_linear_record record[MP_MAX_LINEARS];
     mp_state_record state[MP_MAX_STATES];
     char name[MAX_SLABS][128];
-    void *data[MAX_SLABS];
+    void *data[MAX_SLABS]; /* owned; NULL where the slab's data is borrowed */
     int count, states;
 } slabs;
+
+/* A slab of this rank's rows [begin, end) of [rows][columns], which are at `data`. */
+static void describe_slab(slabs *s, mp_dtype dtype, int ndim, int64_t rows, int64_t columns,
+                          int64_t begin, int64_t end, const void *data)
+{
+    int i = s->count++;
+
+    s->slab[i] = (mp_slab){.name = s->name[i],
+                           .dtype = dtype,
+                           .ndim = ndim,
+                           .shape = {rows, columns},
+                           .first_row = begin,
+                           .n_rows = end - begin,
+                           .data = data};
+}
 
 /* A slab of rows [begin, end) of `values` ([rows][columns] in single precision) in `dtype`. */
 static mp_status add_slab(slabs *s, const char *name, const char *suffix, mp_dtype dtype, int ndim,
@@ -28,40 +44,55 @@ static mp_status add_slab(slabs *s, const char *name, const char *suffix, mp_dty
     snprintf(s->name[i], sizeof s->name[i], "%s%s", name, suffix);
     MP_TRY(mp_alloc(&s->data[i], (end - begin) * columns, mp_dtype_size(dtype), 0, s->name[i]));
     mp_from_f32(dtype, values + begin * columns, (end - begin) * columns, s->data[i]);
-    s->slab[i] = (mp_slab){.name = s->name[i],
-                           .dtype = dtype,
-                           .ndim = ndim,
-                           .shape = {rows, columns},
-                           .first_row = begin,
-                           .n_rows = end - begin,
-                           .data = s->data[i]};
-    s->count++;
+    describe_slab(s, dtype, ndim, rows, columns, begin, end, s->data[i]);
     return MP_OK;
 }
 
-/* The zeros of this rank's rows, one bit per weight, low bit first, rows padded to whole bytes. */
+/* One bit per weight that is zero, low bit first. */
+static void mark_zeros(const float *row, int64_t columns, unsigned char *bits)
+{
+    for (int64_t c = 0; c < columns; c++)
+        if (row[c] == 0.0f) bits[c / 8] |= (unsigned char)(1u << c % 8);
+}
+
+/* The zeros of this rank's rows, rows padded to whole bytes. */
 static mp_status add_mask(slabs *s, const mp_linear *linear, const char *name, int64_t begin,
                           int64_t end)
 {
     int64_t bytes = (linear->d_in + 7) / 8;
     unsigned char *bits = NULL;
+    float *row = NULL;
     int i = s->count;
 
     snprintf(s->name[i], sizeof s->name[i], "%s.mask", name);
     MP_TRY(MP_NEW(bits, (end - begin) * bytes, s->name[i]));
-    for (int64_t r = begin; r < end; r++)
-        for (int64_t c = 0; c < linear->d_in; c++)
-            if (linear->weight[r * linear->d_in + c] == 0.0f)
-                bits[(r - begin) * bytes + c / 8] |= (unsigned char)(1u << c % 8);
     s->data[i] = bits;
-    s->slab[i] = (mp_slab){.name = s->name[i],
-                           .dtype = MP_U8,
-                           .ndim = 2,
-                           .shape = {linear->d_out, bytes},
-                           .first_row = begin,
-                           .n_rows = end - begin,
-                           .data = bits};
-    s->count++;
+    if (linear->packed.quant.bits > 0) MP_TRY(MP_NEW_RAW(row, linear->d_in, "a row of weights"));
+    for (int64_t r = begin; r < end; r++) {
+        if (row != NULL) mp_packed_weights(&linear->packed, r, 1, row);
+        mark_zeros(row != NULL ? row : linear->weight + r * linear->d_in, linear->d_in,
+                   bits + (r - begin) * bytes);
+    }
+    mp_free(row);
+    describe_slab(s, MP_U8, 2, linear->d_out, bytes, begin, end, bits);
+    return MP_OK;
+}
+
+/* Integers, scales and zero points in place of a weight. */
+static mp_status add_packed(slabs *s, const mp_linear *linear, const char *name, int64_t begin,
+                            int64_t end)
+{
+    const mp_packed *p = &linear->packed;
+    int64_t words = mp_packed_words(p->quant.bits, p->columns);
+    int64_t groups = mp_quant_groups(&p->quant, p->columns);
+
+    snprintf(s->name[s->count], sizeof s->name[0], "%s.packed", name);
+    describe_slab(s, MP_I32, 2, linear->d_out, words, begin, end, p->words + begin * words);
+    MP_TRY(
+        add_slab(s, name, ".scale", linear->dtype, 2, linear->d_out, groups, begin, end, p->scale));
+    if (p->zero == NULL) return MP_OK;
+    snprintf(s->name[s->count], sizeof s->name[0], "%s.zero", name);
+    describe_slab(s, MP_U8, 2, linear->d_out, groups, begin, end, p->zero + begin * groups);
     return MP_OK;
 }
 
@@ -86,8 +117,11 @@ static mp_status add_weight(const run *r, slabs *s, int i, int is_pruned)
 
     if (linear->rank > 0) return add_factors(r, s, linear, name);
     mp_runner_rows(&r->runner, i, &begin, &end);
-    MP_TRY(add_slab(s, name, ".weight", linear->dtype, 2, linear->d_out, linear->d_in, begin, end,
-                    linear->weight));
+    if (linear->packed.quant.bits > 0)
+        MP_TRY(add_packed(s, linear, name, begin, end));
+    else
+        MP_TRY(add_slab(s, name, ".weight", linear->dtype, 2, linear->d_out, linear->d_in, begin,
+                        end, linear->weight));
     return is_pruned ? add_mask(s, linear, name, begin, end) : MP_OK;
 }
 
@@ -98,7 +132,7 @@ static mp_status add_linear(const run *r, slabs *s, int i, const mp_linear_resul
     int64_t begin, end;
 
     mp_runner_rows(&r->runner, i, &begin, &end);
-    MP_TRY(add_weight(r, s, i, result->compressed));
+    MP_TRY(add_weight(r, s, i, result->compressed && r->runner.method->prunes));
     if (row->has_bias)
         MP_TRY(add_slab(s, row->name, ".bias", linear->bias_dtype, 1, linear->d_out, 1, begin, end,
                         linear->bias));
@@ -115,6 +149,7 @@ static mp_status add_linear(const run *r, slabs *s, int i, const mp_linear_resul
         .rel_error = result->rel_error,
         .sparsity = result->sparsity,
         .rank = linear->rank,
+        .quant = linear->packed.quant,
         .kept = result->kept,
     };
     return MP_OK;

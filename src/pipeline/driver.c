@@ -83,6 +83,7 @@ static mp_status read_options(run *r)
     o->blocksize = r->runner.method->tile > 0 ? r->runner.method->tile : job->blocksize;
     o->strict = job->strict;
     MP_TRY(mp_method_options_check(o));
+    MP_TRY(mp_quant_options_read(r->runner.method, &job->quant, o));
     MP_TRY(check_counts(job));
     MP_TRY(check_batch(r));
     MP_TRY(mp_bos_parse(job->bos, &r->bos));
@@ -251,7 +252,7 @@ static mp_status export_hf(run *r, const mp_source *compressed, const char *asse
     if (st == MP_OK && r->comm->rank == 0 && mp_checkpoint_resumed(r->checkpoint))
         st = mp_path_remove(target); /* of a run that was killed, or damaged */
     MP_GO(mp_comm_agree(r->comm, st));
-    st = mp_export(r->comm, compressed, assets, target, 0, 0);
+    st = mp_export(r->comm, compressed, assets, target, MP_EXPORT_AUTO, 0);
     if (st != MP_OK)
         MP_GO(mp_fail(
             st, "%s; the checkpoint %s is complete: 'mpress export %s DIR' writes it elsewhere",

@@ -63,17 +63,25 @@ static mp_status log_event(const run *r, const char *name, json_t *figures)
     return mp_comm_agree(r->comm, st);
 }
 
-/* "2:4", or "ratio 0.8, uniform ranks". */
-static const char *setting(const run *r, char text[64])
+/* "2:4", "2:4, 4 bits, symmetric, groups of 128", or "ratio 0.8, uniform ranks". */
+static const char *setting(const run *r, char text[128])
 {
-    if (r->ranks == NULL) return r->job->sparsity;
-    snprintf(text, 64, "ratio %g, %s ranks", r->job->ratio, r->job->rank_policy);
+    const mp_quant *quant = &r->runner.options.quant;
+    const char *sparsity = r->job->sparsity;
+    char grids[64] = "";
+
+    if (quant->bits > 0) mp_quant_words(quant, grids);
+    if (r->ranks != NULL)
+        snprintf(text, 128, "ratio %g, %s ranks", r->job->ratio, r->job->rank_policy);
+    else
+        snprintf(text, 128, "%s%s%s", sparsity != NULL ? sparsity : "",
+                 sparsity != NULL && quant->bits > 0 ? ", " : "", grids);
     return text;
 }
 
 mp_status report_start(const run *r)
 {
-    char text[64];
+    char text[128];
 
     mp_log(MP_LOG_INFO, "%s: %s, %lld blocks, %.1f M parameters in linear maps; %s %s, %s order",
            r->job->model, r->arch.family, (long long)r->arch.n_blocks,
@@ -271,6 +279,25 @@ static const char *retry_road(const mp_outcome *outcome)
     return outcome->retries > 0 ? "damping" : NULL;
 }
 
+static json_t *linear_json(int64_t block, const mp_linear_row *row, const mp_linear_result *result)
+{
+    const mp_quant *quant = &result->quant;
+    json_t *linear = json_pack(
+        "{s:I, s:s, s:I, s:I, s:o, s:o, s:I, s:s?, s:I, s:f, s:I, s:o, s:I}", "block",
+        (json_int_t)block, "name", row->name, "d_out", (json_int_t)row->d_out, "d_in",
+        (json_int_t)row->d_in, "rel_error", real_or_null(result->rel_error), "damping",
+        real_or_null(result->outcome.damping), "retries", (json_int_t)result->outcome.retries,
+        "retry", retry_road(&result->outcome), "dead", (json_int_t)result->outcome.dead, "sparsity",
+        result->sparsity, "rank", (json_int_t)result->rank, "kept", real_or_null(result->kept),
+        "parameters", (json_int_t)mp_linear_parameters(row->d_out, row->d_in, result->rank));
+
+    if (quant->bits == 0) return linear;
+    json_object_set_new(linear, "bits", json_integer(quant->bits));
+    json_object_set_new(linear, "group", json_integer((json_int_t)quant->group));
+    json_object_set_new(linear, "symmetric", json_boolean(quant->symmetric));
+    return linear;
+}
+
 static json_t *linears_json(const run *r)
 {
     json_t *all = json_array();
@@ -278,20 +305,9 @@ static json_t *linears_json(const run *r)
     for (int64_t b = 0; b < r->arch.n_blocks; b++)
         for (int i = 0; i < r->arch.n_linears; i++) {
             const mp_linear_result *result = &r->results[b * r->arch.n_linears + i];
-            const mp_linear_row *row = &r->arch.linears[i];
 
-            if (!result->compressed) continue;
-            json_array_append_new(
-                all,
-                json_pack(
-                    "{s:I, s:s, s:I, s:I, s:o, s:o, s:I, s:s?, s:I, s:f, s:I, s:o, s:I}", "block",
-                    (json_int_t)b, "name", row->name, "d_out", (json_int_t)row->d_out, "d_in",
-                    (json_int_t)row->d_in, "rel_error", real_or_null(result->rel_error), "damping",
-                    real_or_null(result->outcome.damping), "retries",
-                    (json_int_t)result->outcome.retries, "retry", retry_road(&result->outcome),
-                    "dead", (json_int_t)result->outcome.dead, "sparsity", result->sparsity, "rank",
-                    (json_int_t)result->rank, "kept", real_or_null(result->kept), "parameters",
-                    (json_int_t)mp_linear_parameters(row->d_out, row->d_in, result->rank)));
+            if (result->compressed)
+                json_array_append_new(all, linear_json(b, &r->arch.linears[i], result));
         }
     return all;
 }

@@ -28,10 +28,36 @@ static mp_status check_shapes(run *r)
     return MP_OK;
 }
 
+/* Integers are made of dense weights, and of all of a model: no format holds them beside factors. */
+static mp_status check_storage(const run *r)
+{
+    mp_model_size size;
+
+    for (int64_t i = 0; i < r->source->count; i++) {
+        const mp_tensor_info *info = r->source->at(r->source->self, i);
+
+        if (info->bits > 0)
+            return mp_fail(
+                MP_ERR_FORMAT,
+                "%s: tensor \"%s\": already quantised, to %d bits; expected dense weights "
+                "('mpress export %s DIR --format dense' writes them)",
+                r->source->path, info->name, info->bits, r->source->path);
+    }
+    if (r->runner.options.quant.bits == 0) return MP_OK;
+    MP_TRY(mp_model_size_of(r->source, &size));
+    if (size.n_factored == 0) return MP_OK;
+    return mp_fail(
+        MP_ERR_FORMAT,
+        "%s: %lld linear maps are factored, and no format holds integers beside factors; "
+        "expected dense weights ('mpress export OUT DIR --format dense' writes them)",
+        r->source->path, (long long)size.n_factored);
+}
+
 /* What the model and the options say together. */
 static mp_status check_model(run *r)
 {
     MP_TRY(mp_weights_check(&r->arch, r->source));
+    MP_TRY(check_storage(r));
     MP_TRY(selection_open(&r->selected, r->job, r->arch.n_blocks));
     MP_TRY(selection_check(&r->selected, r->job, &r->arch));
     MP_TRY(check_shapes(r));

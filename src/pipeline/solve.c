@@ -5,6 +5,7 @@
 #include "mpress/tensor.h"
 
 #include <math.h>
+#include <string.h>
 
 void mp_runner_rows(const mp_runner *runner, int linear, int64_t *begin, int64_t *end)
 {
@@ -20,10 +21,12 @@ static mp_status problem_open(const mp_runner *run, int state, const mp_moment *
 
     *p = (mp_problem){.comm = run->comm, .moment = moment, .n = s->width};
     p->order = (s->width + tile - 1) / tile * tile;
+    if (run->options.quant.bits > 0) p->groups = mp_quant_groups(&run->options.quant, s->width);
     for (int i = s->first_linear; i < s->first_linear + s->linear_count; i++) {
         if (skip[i]) continue;
         linear[p->parts] = i;
         p->part[p->parts].name = run->arch->linears[i].name;
+        p->part[p->parts].dtype = run->block->linears[i].dtype;
         p->part[p->parts++].d_out = run->arch->linears[i].d_out;
     }
     return mp_problem_open(p);
@@ -58,15 +61,25 @@ mp_status solve_open(const mp_runner *run, int state, const mp_moment *moment, c
     return MP_OK;
 }
 
-/* Rounds one strip to the stored dtype, so that whatever is computed from now on uses the bits that
- * are kept; difference = dense - rounded.  Returns 0 where a weight is not finite. */
-static int round_strip(mp_dtype dtype, const float *dense, int64_t rows, int64_t n, float *weight,
-                       float *difference)
+/* Rounds one strip to the stored dtype, so that whatever is computed from now on uses the bits that are
+ * kept; difference = dense - rounded.  Weights on a grid stay as they are: their codes follow from what they
+ * are before (quant.h).  Returns 0 where a weight is not finite. */
+static int round_strip(mp_dtype dtype, const float *dense, int64_t rows, int64_t n, int on_grid,
+                       float *weight, float *difference)
 {
-    mp_round_f32(dtype, weight, n * MP_STRIP);
+    int finite = 1;
+
     mp_strip_from_rows(dense, rows, n, difference);
-    for (int64_t i = 0; i < n * MP_STRIP; i++) difference[i] -= weight[i];
-    return mp_first_nonfinite(weight, n * MP_STRIP) < 0;
+    for (int64_t j = 0; j < n * MP_STRIP; j += MP_STRIP) {
+        float rounded[MP_STRIP];
+
+        memcpy(rounded, weight + j, sizeof rounded);
+        mp_round_f32(dtype, rounded, MP_STRIP);
+        finite &= mp_first_nonfinite(rounded, MP_STRIP) < 0;
+        for (int i = 0; i < MP_STRIP; i++) difference[j + i] -= rounded[i];
+        if (!on_grid) memcpy(weight + j, rounded, sizeof rounded);
+    }
+    return finite;
 }
 
 static mp_status round_weights(const mp_runner *run, const int *linear, mp_problem *p)
@@ -78,8 +91,8 @@ static mp_status round_weights(const mp_runner *run, const int *linear, mp_probl
         for (int64_t row = 0; row < p->part[i].rows; row += MP_STRIP)
             finite &= round_strip(
                 run->block->linears[linear[i]].dtype, solve_node_row(run, p, i, linear[i], row),
-                solve_rows_of_strip(&p->part[i], row), p->n, mp_problem_strip(p, p->weight, i, row),
-                mp_problem_strip(p, p->difference, i, row));
+                solve_rows_of_strip(&p->part[i], row), p->n, p->groups > 0,
+                mp_problem_strip(p, p->weight, i, row), mp_problem_strip(p, p->difference, i, row));
         if (!finite)
             return mp_fail(MP_ERR_NUMERIC, "%s: a compressed weight is not finite in %s",
                            p->part[i].name, mp_dtype_name(run->block->linears[linear[i]].dtype));
@@ -156,6 +169,7 @@ static mp_status measure(mp_runner *run, const mp_outcome *outcome, const mp_pro
         results[linear[i]] = (mp_linear_result){
             .compressed = 1,
             .kept = NAN,
+            .quant = run->options.quant,
             .sparsity = sparsity[i],
             .rel_error = p->moment == NULL ? NAN
                          : energy[i] > 0.0 ? loss[i] / energy[i]
@@ -187,7 +201,7 @@ mp_status mp_runner_solve(mp_runner *run, int state, const mp_moment *moment,
     MP_GO(measure(run, outcome, &p, linear, energy, results));
     known = moment == NULL || p.loss_is_known ? 1.0 : 0.0;
     mp_clock_lap(&run->clock, MP_PHASE_ERROR, (1.0 - known) * rows * n * n, &mark);
-    MP_GO(publish(run, linear, &p));
+    MP_GO(p.groups > 0 ? packing_publish(run, linear, &p) : publish(run, linear, &p));
     mp_clock_lap(&run->clock, MP_PHASE_PUBLISH, 0.0, &mark);
 out:
     mp_problem_close(&p);

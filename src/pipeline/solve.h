@@ -1,4 +1,4 @@
-/* What the two ways of compressing a state share: pruning by rows (solve.c) and factoring (lowrank.c).
+/* What the two ways of compressing a state share: by rows (solve.c) and factoring (lowrank.c).
  * Floor 9: pipeline. */
 #ifndef MPRESS_SOLVE_H
 #define MPRESS_SOLVE_H
@@ -25,6 +25,10 @@ mp_status solve_share_rows(const mp_comm *comm, int64_t d_out, int64_t n, float 
 /* lowrank.c: `count` numbers of factors, each of which one node has and the others have as zero, to all
  * nodes; as above. */
 mp_status lowrank_share_factors(const mp_comm *comm, float *values, int64_t count);
+
+/* packing.c: the rows of all ranks, which are on the grids of the problem, to every node as integers in
+ * place of the weights; the problem's differences are used up.  Collective; the status is agreed. */
+mp_status packing_publish(mp_runner *runner, const int *linear, const mp_problem *problem);
 
 /* lowrank.c: the factors of one state's linear maps on the grid of its moment.  Collective over that
  * grid.  factors: [MP_MAX_LINEARS], by linear map. */

@@ -136,6 +136,34 @@ static mp_status mirroring_fills_the_other_triangle(const mp_comm *c)
     return MP_OK;
 }
 
+/* A permutation with no order in it: 89 has no divisor in common with 208.  Every pair has a number of its
+ * own, which stands in the upper triangle alone. */
+static mp_status permuting_takes_the_lower_triangle_from_the_upper(const mp_comm *c)
+{
+    enum { ORDER = 208 };
+    int64_t from[ORDER];
+
+    for (int i = 0; i < ORDER; i++) from[i] = (i * 89 + 5) % ORDER;
+    for (int ranks = 1; ranks <= c->size; ranks++) {
+        mp_dmat *m = NULL;
+
+        MP_TRY(mp_dmat_create(c, mp_grid_of(c->size - ranks, ranks), ORDER, 16, &m));
+        for (int64_t j = 0; j < ORDER; j++)
+            for (int64_t i = 0; i < ORDER; i++)
+                if (mine(m, i, j)) *at(m, i, j) = i <= j ? (double)(i * ORDER + j) : -1.0;
+        MP_TRY(mp_dmat_permute(m, from));
+        for (int64_t j = 0; j < ORDER; j++)
+            for (int64_t i = 0; i < ORDER; i++) {
+                int64_t x = i <= j ? i : from[i], y = i <= j ? j : from[j];
+                int64_t low = x < y ? x : y, high = x < y ? y : x;
+
+                if (mine(m, i, j)) MP_EXPECT(*at(m, i, j) == (double)(low * ORDER + high));
+            }
+        mp_dmat_free(m);
+    }
+    return mp_comm_agree(c, MP_OK);
+}
+
 static mp_status the_diagonal_reaches_all_ranks(const mp_comm *c)
 {
     double diagonal[208];
@@ -256,6 +284,8 @@ const mp_case cases_comm[] = {
     {"shares_cover_everything_once", shares_cover_everything_once},
     {"shared_memory_is_seen_by_the_whole_node", shared_memory_is_seen_by_the_whole_node},
     {"a_matrix_moves_between_grids_unchanged", a_matrix_moves_between_grids_unchanged},
+    {"permuting_takes_the_lower_triangle_from_the_upper",
+     permuting_takes_the_lower_triangle_from_the_upper},
     {"mirroring_fills_the_other_triangle", mirroring_fills_the_other_triangle},
     {"the_diagonal_reaches_all_ranks", the_diagonal_reaches_all_ranks},
     {"a_stream_gives_every_column_to_all_ranks", a_stream_gives_every_column_to_all_ranks},

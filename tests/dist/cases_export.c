@@ -40,7 +40,7 @@ static mp_status export_checkpoint(const fixture *f)
     MP_TRY(mp_comm_agree(f->comm, mp_model_open(f->out, &source, &assets)));
     for (int i = 0; i < 3; i++) {
         snprintf(dir, sizeof dir, "%s/hf%d/", f->scratch, i);
-        MP_GO(mp_export(f->comm, source, assets, dir, 0, limits[i]));
+        MP_GO(mp_export(f->comm, source, assets, dir, MP_EXPORT_AUTO, limits[i]));
         MP_GO(same_as_model(f, dir));
         if (!fixture_has(f->comm, dir, "tokenizer.json") || !fixture_has(f->comm, dir, first[i]) ||
             fixture_has(f->comm, dir, "model.safetensors.index.json") != (i > 0))
@@ -48,8 +48,8 @@ static mp_status export_checkpoint(const fixture *f)
         MP_GO(mp_comm_agree(f->comm, st));
     }
     snprintf(dir, sizeof dir, "%s/hf0", f->scratch);
-    MP_GO(fixture_expect(f->comm, mp_export(f->comm, source, assets, dir, 0, 0), MP_ERR_ARG,
-                         "is there already"));
+    MP_GO(fixture_expect(f->comm, mp_export(f->comm, source, assets, dir, MP_EXPORT_AUTO, 0),
+                         MP_ERR_ARG, "is there already"));
     MP_GO(same_as_model(f, dir));
 out:
     mp_source_close(&source);
@@ -68,7 +68,7 @@ static mp_status config_bytes(const fixture *f)
     size_t n = 0, m = 0;
     mp_status st;
 
-    MP_TRY(mp_export(f->comm, f->source, f->model, f->out, 0, 0));
+    MP_TRY(mp_export(f->comm, f->source, f->model, f->out, MP_EXPORT_AUTO, 0));
     snprintf(path, sizeof path, "%s/config.json", f->model);
     MP_GO(mp_file_read(path, 1 << 16, &left, &n));
     snprintf(path, sizeof path, "%s/config.json", f->out);
@@ -94,20 +94,21 @@ static mp_status export_fails(const fixture *f)
 
         /* the last rank in turn has pieces far behind the limit whatever their number */
         if (f->comm->rank == rank) fixture_limit_files(rank == 0 ? 20000 : 4000);
-        st = mp_export(f->comm, f->source, f->model, f->out, 0, 0);
+        st = mp_export(f->comm, f->source, f->model, f->out, MP_EXPORT_AUTO, 0);
         fixture_limit_files(-1);
         MP_TRY(fixture_expect(f->comm, st, MP_ERR_IO, "out.tmp-export/model.safetensors: "));
         MP_EXPECT(!fixture_has(f->comm, f->scratch, "out"));
         MP_EXPECT(!fixture_has(f->comm, f->scratch, "out.tmp-export"));
     }
-    MP_TRY(fixture_expect(f->comm, mp_export(f->comm, f->source, f->model, "/proc/mpress/hf", 0, 0),
-                          MP_ERR_IO, "/proc/mpress"));
+    MP_TRY(fixture_expect(
+        f->comm, mp_export(f->comm, f->source, f->model, "/proc/mpress/hf", MP_EXPORT_AUTO, 0),
+        MP_ERR_IO, "/proc/mpress"));
     /* what a killed export left is in nobody's way, nor is an empty directory */
     snprintf(dir, sizeof dir, "%s.tmp-export", f->out);
     MP_TRY(mp_comm_agree(f->comm, f->comm->rank == 0 ? mp_directory_make(dir) : MP_OK));
     MP_TRY(mp_comm_agree(f->comm, f->comm->rank == 0 ? mp_directory_make(f->out) : MP_OK));
     MP_TRY(fixture_file(f->comm, dir, "model.safetensors", "half"));
-    MP_TRY(mp_export(f->comm, f->source, f->model, f->out, 0, 0));
+    MP_TRY(mp_export(f->comm, f->source, f->model, f->out, MP_EXPORT_AUTO, 0));
     MP_EXPECT(!fixture_has(f->comm, f->scratch, "out.tmp-export"));
     return same_as_model(f, f->out);
 }
@@ -159,7 +160,7 @@ static mp_status identities(const fixture *f)
     mp_status st;
 
     snprintf(dir, sizeof dir, "%s/hf", f->scratch);
-    MP_TRY(mp_export(f->comm, f->source, f->model, dir, 0, 10000));
+    MP_TRY(mp_export(f->comm, f->source, f->model, dir, MP_EXPORT_AUTO, 10000));
     MP_GO(mp_model_identity(f->source, f->model, first));
     MP_GO(mp_safetensors_open(dir, &source));
     MP_GO(mp_model_identity(source, dir, again));

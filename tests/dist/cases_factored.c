@@ -156,7 +156,7 @@ out:
 
 static mp_status factored_layout(const fixture *f, mp_source *source)
 {
-    MP_TRY(mp_export(f->comm, source, f->model, f->out, 0, 0));
+    MP_TRY(mp_export(f->comm, source, f->model, f->out, MP_EXPORT_AUTO, 0));
     MP_TRY(mp_comm_agree(f->comm, check_directory(f->out, source)));
     MP_TRY(same_file(f->model, f->out, "tokenizer.json"));
     return MP_OK;
@@ -176,13 +176,13 @@ static mp_status read_back(const fixture *f, mp_source *source)
 
     snprintf(other, sizeof other, "%s/again", f->scratch);
     /* a shard for each tensor: a pair may be in two files */
-    MP_TRY(mp_export(f->comm, source, f->model, f->out, 0, 1));
+    MP_TRY(mp_export(f->comm, source, f->model, f->out, MP_EXPORT_AUTO, 1));
     MP_TRY(mp_comm_agree(f->comm, mp_model_open(f->out, &again, &assets)));
     MP_GO(mp_comm_agree(f->comm, fixture_same(source, again)));
     MP_GO(mp_arch_load(f->out, &arch));
     if (strcmp(arch.family, "qwen2") != 0 || arch.n_blocks != 3)
         MP_GO(mp_fail(MP_ERR_NUMERIC, "a \"%s\" of %lld", arch.family, (long long)arch.n_blocks));
-    MP_GO(mp_export(f->comm, again, assets, other, 0, 1));
+    MP_GO(mp_export(f->comm, again, assets, other, MP_EXPORT_AUTO, 1));
     MP_GO(same_file(f->out, other, "config.json"));
     MP_GO(same_file(f->out, other, "modeling_factored.py"));
     MP_GO(same_file(f->out, other, "model.safetensors.index.json"));
@@ -264,7 +264,7 @@ static mp_status dense_form(const fixture *f, mp_source *source)
 {
     mp_model_size size;
 
-    MP_TRY(mp_export(f->comm, source, f->model, f->out, 1, 30000));
+    MP_TRY(mp_export(f->comm, source, f->model, f->out, MP_EXPORT_DENSE, 30000));
     MP_TRY(mp_comm_agree(f->comm, check_dense(f, f->out, source)));
     MP_EXPECT(!fixture_has(f->comm, f->out, "modeling_factored.py"));
     MP_TRY(mp_model_size_of(source, &size));
@@ -293,10 +293,10 @@ static mp_status dense_from_factored(const fixture *f, mp_source *source)
 
     snprintf(dense, sizeof dense, "%s/dense", f->scratch);
     snprintf(direct, sizeof direct, "%s/direct", f->scratch);
-    MP_TRY(mp_export(f->comm, source, f->model, f->out, 0, 0));
-    MP_TRY(mp_export(f->comm, source, f->model, direct, 1, 0));
+    MP_TRY(mp_export(f->comm, source, f->model, f->out, MP_EXPORT_AUTO, 0));
+    MP_TRY(mp_export(f->comm, source, f->model, direct, MP_EXPORT_DENSE, 0));
     MP_TRY(mp_comm_agree(f->comm, mp_model_open(f->out, &again, &assets)));
-    MP_GO(mp_export(f->comm, again, assets, dense, 1, 0));
+    MP_GO(mp_export(f->comm, again, assets, dense, MP_EXPORT_DENSE, 0));
     MP_GO(same_file(dense, direct, "model.safetensors"));
     snprintf(dense, sizeof dense, "%s/dense/config.json", f->scratch);
     snprintf(direct, sizeof direct, "%s/direct/config.json", f->scratch);
@@ -319,28 +319,28 @@ static mp_status dense_export_of_a_factored_directory_is_an_ordinary_model(const
     return factored_with(comm, MP_BF16, dense_from_factored);
 }
 
-static mp_status same_as_alone(const fixture *f, const mp_source *source, int dense)
+static mp_status same_as_alone(const fixture *f, const mp_source *source, mp_export_format format)
 {
     char ours[160], alone[160];
     mp_comm *one = NULL;
     mp_status st;
 
-    snprintf(ours, sizeof ours, "%s/ours%d", f->scratch, dense);
-    snprintf(alone, sizeof alone, "%s/alone%d", f->scratch, dense);
-    MP_TRY(mp_export(f->comm, source, f->model, ours, dense, 0));
+    snprintf(ours, sizeof ours, "%s/ours%d", f->scratch, (int)format);
+    snprintf(alone, sizeof alone, "%s/alone%d", f->scratch, (int)format);
+    MP_TRY(mp_export(f->comm, source, f->model, ours, format, 0));
     MP_TRY(fixture_alone(f->comm, &one));
-    st = one != NULL ? mp_export(one, source, f->model, alone, dense, 0) : MP_OK;
+    st = one != NULL ? mp_export(one, source, f->model, alone, format, 0) : MP_OK;
     mp_comm_free(one);
     MP_TRY(mp_comm_agree(f->comm, st));
     MP_TRY(same_file(ours, alone, "model.safetensors"));
     MP_TRY(same_file(ours, alone, "config.json"));
-    return dense ? MP_OK : same_file(ours, alone, "modeling_factored.py");
+    return format == MP_EXPORT_DENSE ? MP_OK : same_file(ours, alone, "modeling_factored.py");
 }
 
 static mp_status both_forms_alone(const fixture *f, mp_source *source)
 {
-    MP_TRY(same_as_alone(f, source, 0));
-    return same_as_alone(f, source, 1);
+    MP_TRY(same_as_alone(f, source, MP_EXPORT_AUTO));
+    return same_as_alone(f, source, MP_EXPORT_DENSE);
 }
 
 static mp_status factored_export_does_not_depend_on_the_ranks(const mp_comm *comm)
@@ -353,8 +353,8 @@ static mp_status dense_source(const fixture *f)
     char dir[160];
 
     snprintf(dir, sizeof dir, "%s/dense", f->scratch);
-    MP_TRY(mp_export(f->comm, f->source, f->model, f->out, 0, 0));
-    MP_TRY(mp_export(f->comm, f->source, f->model, dir, 1, 0));
+    MP_TRY(mp_export(f->comm, f->source, f->model, f->out, MP_EXPORT_AUTO, 0));
+    MP_TRY(mp_export(f->comm, f->source, f->model, dir, MP_EXPORT_DENSE, 0));
     MP_TRY(same_file(f->model, f->out, "config.json"));
     MP_TRY(same_file(f->model, dir, "config.json"));
     MP_TRY(same_file(f->model, f->out, "model.safetensors"));

@@ -104,7 +104,9 @@ static mp_status refused_source(const fixture *f, const spoiled *s)
 
     if (st == MP_OK) st = s->spoil(source);
     if (st == MP_OK)
-        st = fixture_expect(f->comm, mp_export(f->comm, source, f->model, f->out, s->dense, 0),
+        st = fixture_expect(f->comm,
+                            mp_export(f->comm, source, f->model, f->out,
+                                      s->dense ? MP_EXPORT_DENSE : MP_EXPORT_AUTO, 0),
                             s->status, s->words);
     mp_source_close(&source);
     MP_TRY(mp_comm_agree(f->comm, st));
@@ -182,7 +184,7 @@ static mp_status refused_directories(const fixture *f, mp_source *source)
     size_t length = 0;
     mp_status st;
 
-    MP_TRY(mp_export(f->comm, source, f->model, f->out, 0, 0));
+    MP_TRY(mp_export(f->comm, source, f->model, f->out, MP_EXPORT_AUTO, 0));
     MP_TRY(factored_read_file(f->out, "config.json", &text, &length));
     for (size_t i = 0; i < sizeof configs / sizeof configs[0]; i++) {
         MP_GO(mp_comm_agree(f->comm, spoil_config(text, length, i, &spoilt)));

@@ -176,7 +176,7 @@ static mp_status share_model(const fixture *f, const char *path, mp_model_io how
     if (source->readers != expected || arch.n_blocks != f->arch.n_blocks)
         st = mp_fail(MP_ERR_NUMERIC, "%s: read by %d", out, (int)source->readers);
     MP_GO(mp_comm_agree(f->comm, st));
-    MP_GO(mp_export(f->comm, source, assets, dir, 0, 0));
+    MP_GO(mp_export(f->comm, source, assets, dir, MP_EXPORT_AUTO, 0));
     MP_GO(mp_comm_agree(f->comm, mp_safetensors_open(dir, &written)));
     MP_GO(mp_comm_agree(f->comm, fixture_same(written, f->source)));
 out:

@@ -222,24 +222,6 @@ static mp_status statistics_equal_the_reference(const mp_comm *c)
 
 /* --- solvers -------------------------------------------------------------------------------------- */
 
-/* Rows of one linear map, cut over the ranks as the pipeline cuts them. */
-static mp_status problem_of(const mp_comm *c, const mp_moment *m, const double *weight,
-                            const int64_t shape[2], mp_problem *p)
-{
-    *p = (mp_problem){.comm = c,
-                      .moment = m,
-                      .n = shape[1],
-                      .order = m->order,
-                      .parts = 1,
-                      .part = {{.name = "the linear map", .d_out = shape[0]}}};
-    MP_TRY(mp_problem_open(p));
-    for (int64_t r = 0; r < p->part[0].rows; r++)
-        for (int64_t j = 0; j < p->n; j++)
-            mp_problem_strip(p, p->weight, 0, r)[j * MP_STRIP + r % MP_STRIP] =
-                (float)weight[(p->part[0].first_row + r) * p->n + j];
-    return MP_OK;
-}
-
 /* 99.9% of the mask equal, the loss within 0.1%, and the error as the program reports it the same. */
 static mp_status compare_solution(const mp_comm *c, mp_problem *p, const double *h,
                                   const double *weight, const double *reference, double energy)
@@ -336,7 +318,7 @@ static mp_status check_linear(const mp_comm *c, const golden *g, const mp_source
         MP_TRY(golden_moment(c, h, shape[1], 128, grid, &m));
         MP_TRY(method->prepare(&options, m, &outcome));
         MP_TRY(mp_comm_agree(c, MP_OK));
-        MP_TRY(problem_of(c, m, weight, shape, &p));
+        MP_TRY(golden_problem(c, m, weight, shape, g->dtype, 0, &p));
         MP_TRY(mp_layer_energy(&p, p.weight, &energy));
         MP_TRY(method->compress(&options, &outcome, &p));
         MP_TRY(compare_solution(c, &p, h, weight, reference, energy));

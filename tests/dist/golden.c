@@ -8,11 +8,12 @@
 #include <stdio.h>
 
 const golden goldens[GOLDENS] = {
-    {MPRESS_DATA "/wikillama-5m", MPRESS_DATA "/golden", 3, "64,128,256", "maca.safetensors"},
+    {MPRESS_DATA "/wikillama-5m", MPRESS_DATA "/golden", 3, "64,128,256", "maca.safetensors",
+     MP_BF16, "integers.safetensors"},
     {MPRESS_SHARED "/models/stories260k", MPRESS_SHARED "/golden/stories260k", 0, "32,64,128",
-     "statistics.safetensors"},
+     "statistics.safetensors", MP_F32, "solve.safetensors"},
     {MPRESS_SHARED "/models/stories260k", MPRESS_SHARED "/golden/stories260k", 2, "32,64,128",
-     "statistics.safetensors"},
+     "statistics.safetensors", MP_F32, "solve.safetensors"},
 };
 
 mp_status golden_open(const golden *g, const char *file, mp_source **source)
@@ -92,6 +93,24 @@ mp_status golden_weight(const golden *g, const char *linear, double **weight, in
     for (int64_t i = 0; i < shape[0] * shape[1]; i++) (*weight)[i] = (double)rows[i];
     mp_free(rows);
     mp_source_close(&model);
+    return MP_OK;
+}
+
+mp_status golden_problem(const mp_comm *c, const mp_moment *m, const double *weight,
+                         const int64_t shape[2], mp_dtype dtype, int64_t groups, mp_problem *p)
+{
+    *p = (mp_problem){.comm = c,
+                      .moment = m,
+                      .n = shape[1],
+                      .order = m->order,
+                      .groups = groups,
+                      .parts = 1,
+                      .part = {{.name = "the linear map", .dtype = dtype, .d_out = shape[0]}}};
+    MP_TRY(mp_problem_open(p));
+    for (int64_t r = 0; r < p->part[0].rows; r++)
+        for (int64_t j = 0; j < p->n; j++)
+            mp_problem_strip(p, p->weight, 0, r)[j * MP_STRIP + r % MP_STRIP] =
+                (float)weight[(p->part[0].first_row + r) * p->n + j];
     return MP_OK;
 }
 

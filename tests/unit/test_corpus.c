@@ -201,7 +201,9 @@ static const char *token_file(const char *dir, int64_t rows, int64_t length)
     mp_tensor_info info = {.name = "tokens", .dtype = MP_I32, .ndim = 1, .shape = {count}};
     const void *data[1];
 
-    if (rows > 0) info = (mp_tensor_info){"tokens", MP_I32, 2, {rows, length}};
+    if (rows > 0)
+        info =
+            (mp_tensor_info){.name = "tokens", .dtype = MP_I32, .ndim = 2, .shape = {rows, length}};
     for (int64_t i = 0; i < count; i++) tokens[i] = (int32_t)i + 10;
     data[0] = tokens;
     EXPECT_OK(mp_safetensors_write(path, &info, data, 1));
@@ -310,15 +312,24 @@ Test(corpus, a_token_file_of_another_kind_is_refused)
     const int64_t zeros[8] = {0};
     const int32_t negative[2] = {3, -1};
 
-    write_tokens(path, &(mp_tensor_info){"tokens", MP_I64, 2, {2, 4}}, zeros);
+    write_tokens(path,
+                 &(mp_tensor_info){.name = "tokens", .dtype = MP_I64, .ndim = 2, .shape = {2, 4}},
+                 zeros);
     EXPECT_FAILURE(calibrate(path, 0, 0), MP_ERR_FORMAT, "\"tokens\" is I64", "I32");
-    write_tokens(path, &(mp_tensor_info){"tokens", MP_I32, 3, {2, 2, 2}}, zeros);
+    write_tokens(
+        path, &(mp_tensor_info){.name = "tokens", .dtype = MP_I32, .ndim = 3, .shape = {2, 2, 2}},
+        zeros);
     EXPECT_FAILURE(calibrate(path, 0, 0), MP_ERR_FORMAT, "3 dimensions", "[n, L] or [N]");
-    write_tokens(path, &(mp_tensor_info){"tokens", MP_I32, 2, {0, 4}}, zeros);
+    write_tokens(path,
+                 &(mp_tensor_info){.name = "tokens", .dtype = MP_I32, .ndim = 2, .shape = {0, 4}},
+                 zeros);
     EXPECT_FAILURE(calibrate(path, 0, 0), MP_ERR_FORMAT, "\"tokens\" is empty");
-    write_tokens(path, &(mp_tensor_info){"ids", MP_I32, 2, {2, 4}}, zeros);
+    write_tokens(
+        path, &(mp_tensor_info){.name = "ids", .dtype = MP_I32, .ndim = 2, .shape = {2, 4}}, zeros);
     EXPECT_FAILURE(calibrate(path, 0, 0), MP_ERR_FORMAT, "\"tokens\" is missing");
-    write_tokens(path, &(mp_tensor_info){"tokens", MP_I32, 2, {1, 2}}, negative);
+    write_tokens(path,
+                 &(mp_tensor_info){.name = "tokens", .dtype = MP_I32, .ndim = 2, .shape = {1, 2}},
+                 negative);
     EXPECT_FAILURE(calibrate(path, 0, 0), MP_ERR_FORMAT, "row 0, position 1", "id -1");
     scratch_remove(dir);
     EXPECT_NO_LEAKS();
@@ -349,7 +360,9 @@ Test(corpus, windows_that_were_kept_come_back_with_their_origins)
 Test(corpus, origins_that_do_not_fit_the_rows_are_refused)
 {
     const char *dir = scratch_make(), *path = path_in(dir, "t.safetensors");
-    const mp_tensor_info infos[] = {{"document", MP_I64, 1, {3}}, {"tokens", MP_I32, 2, {2, 4}}};
+    const mp_tensor_info infos[] = {
+        {.name = "document", .dtype = MP_I64, .ndim = 1, .shape = {3}},
+        {.name = "tokens", .dtype = MP_I32, .ndim = 2, .shape = {2, 4}}};
     const int64_t numbers[4] = {0};
     const void *const data[] = {numbers, numbers};
 
