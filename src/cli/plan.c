@@ -14,6 +14,7 @@ typedef struct plan_config {
     const char *model, *method, *propagate, *mem_per_rank, *dir;
     int64_t ranks, ranks_per_node, tokens, seqlen, blocksize, batch;
     double ratio, gflops, net, disk;
+    mp_quant_options quant;
     int no_export, json;
 } plan_config;
 
@@ -28,6 +29,11 @@ static const mp_option rows[] = {
     {"--tokens", "T", "of the calibration in all; 0: none", "262144", MP_OPT_INT, AT(tokens), 0},
     {"--seqlen", "L", "tokens per window", "2048", MP_OPT_INT, AT(seqlen), 0},
     {"--method", "NAME", "as for compress", "sparsegpt", MP_OPT_STRING, AT(method), 0},
+    {"--bits", "B", "integers: bits of a weight, as for compress", "0", MP_OPT_INT, AT(quant.bits),
+     0},
+    {"--group-size", "G|channel", "integers: columns that share a scale, 128 where nothing is said",
+     NULL, MP_OPT_STRING, AT(quant.group), 0},
+    {"--asym", NULL, "integers: with zero points", NULL, MP_OPT_FLAG, AT(quant.asymmetric), 0},
     {"--ratio", "R", "low rank: stored parameters as a share of the dense ones", "0.8",
      MP_OPT_DOUBLE, AT(ratio), 0},
     {"--propagate", "auto|block|linear|dense", "as for compress", "auto", MP_OPT_STRING,
@@ -77,7 +83,7 @@ static mp_status check_counts(const plan_config *c)
     return MP_OK;
 }
 
-static mp_status read_method(const plan_config *c, mp_forecast_job *job, mp_method_options *o)
+static mp_status read_method(plan_config *c, mp_forecast_job *job, mp_method_options *o)
 {
     job->method = mp_method_find(c->method);
     if (job->method == NULL)
@@ -91,6 +97,10 @@ static mp_status read_method(const plan_config *c, mp_forecast_job *job, mp_meth
     job->options = o;
     if (c->tokens == 0 && (job->method->needs & MP_NEED_MOMENT) != 0)
         return mp_fail(MP_ERR_ARG, "--tokens 0: method %s needs calibration data", c->method);
+    c->quant.order = "none";
+    c->quant.scale = "absmax";
+    mp_quant_options_complete(job->method, &c->quant);
+    MP_TRY(mp_quant_options_read(job->method, &c->quant, o));
     MP_TRY(mp_method_options_check(o));
     return mp_order_parse(strcmp(c->propagate, "auto") == 0 ? job->method->order : c->propagate,
                           &job->order);
@@ -108,6 +118,8 @@ static mp_status read_shape(const mp_comm *comm, const plan_config *c, const mp_
                                           : comm->node_size;
     job->batch = (int)c->batch;
     job->exports = !c->no_export;
+    for (int i = 0; i < arch->n_linears; i++)
+        MP_TRY(job->method->fits(job->options, arch->linears[i].name, arch->linears[i].d_in));
     for (int i = 0; i < arch->n_linears && job->method->factorise != NULL; i++)
         MP_TRY(mp_rank_uniform(arch->linears[i].name, arch->linears[i].d_out, arch->linears[i].d_in,
                                c->ratio, &job->ranks[i]));

@@ -37,6 +37,18 @@ mp_status forecast_grids(const mp_forecast_job *job, mp_grid *grids)
     return MP_OK;
 }
 
+/* Products with H for the error of a linear map: of the dense weights and, where the method does not know what
+ * it has lost, of the difference. */
+static int products_of(const mp_forecast_job *job)
+{
+    const mp_loss loss = job->method->loss;
+
+    if (job->windows == 0) return 0;
+    return loss == MP_LOSS_KNOWN || (loss == MP_LOSS_KNOWN_OF_F32 && job->arch->dtype == MP_F32)
+               ? 1
+               : 2;
+}
+
 /* What was sent since `before`, taken off the count again: nobody has sent it. */
 static int64_t take_count(int64_t before)
 {
@@ -86,6 +98,10 @@ static mp_status count_publish(const mp_forecast_job *job, const mp_comm *comm, 
         if (job->method->factorise != NULL && job->ranks[i] > 0)
             MP_TRY(lowrank_share_factors(
                 comm, NULL, mp_linear_parameters(row->d_out, row->d_in, job->ranks[i])));
+        else if (job->options->quant.bits > 0)
+            MP_TRY(packing_share_rows(
+                comm, row->d_out,
+                &(mp_packed){.quant = job->options->quant, .columns = row->d_in}));
         else if (job->method->factorise == NULL)
             MP_TRY(solve_share_rows(comm, row->d_out, row->d_in, NULL));
     }
@@ -114,8 +130,7 @@ static mp_status count_state(const mp_forecast_job *job, const mp_comm *comm, in
     if (method->factor_flop > 0.0) MP_GO(mp_dmat_cholesky(m->matrix, &failed_at));
     moved[MP_PHASE_FACTOR] += take_count(before);
     MP_GO(count_streams(m->matrix, MP_LOWER_HALF, method->streams, &moved[MP_PHASE_SWEEP]));
-    MP_GO(count_streams(m->matrix, MP_UPPER_HALF, method->knows_loss ? 1 : 2,
-                        &moved[MP_PHASE_ERROR]));
+    MP_GO(count_streams(m->matrix, MP_UPPER_HALF, products_of(job), &moved[MP_PHASE_ERROR]));
 out:
     mp_moment_free(m);
     return st;
@@ -179,7 +194,7 @@ static double factor_flop(const mp_forecast_job *job, const mp_grid *grids)
 static void work_on_rows(const mp_forecast_job *job, double *work)
 {
     const mp_method *method = job->method;
-    const double products = job->windows == 0 ? 0.0 : method->knows_loss ? 1.0 : 2.0;
+    const double products = (double)products_of(job);
 
     for (int i = 0; i < job->arch->n_linears; i++) {
         const mp_linear_row *row = &job->arch->linears[i];
@@ -211,22 +226,33 @@ static int64_t tensor_bytes(const mp_arch *arch, int64_t numbers)
     return numbers * (int64_t)mp_dtype_size(arch->dtype);
 }
 
+/* Bytes of a linear map's weight as it is stored: dense, factors, or codes with their grids. */
+static int64_t weight_bytes(const mp_forecast_job *job, int i)
+{
+    const mp_linear_row *row = &job->arch->linears[i];
+    const mp_quant *quant = &job->options->quant;
+    int64_t groups;
+
+    if (job->method->factorise != NULL)
+        return tensor_bytes(job->arch, mp_linear_parameters(row->d_out, row->d_in, job->ranks[i]));
+    if (quant->bits == 0) return tensor_bytes(job->arch, row->d_out * row->d_in);
+    groups = row->d_out * mp_quant_groups(quant, row->d_in);
+    return 4 * row->d_out * mp_packed_words(quant->bits, row->d_in) +
+           tensor_bytes(job->arch, groups) + (quant->symmetric ? 0 : groups);
+}
+
 /* Bytes of one block as it is stored, and of its masks. */
 static void stored_bytes(const mp_forecast_job *job, int64_t *tensors, int64_t *masks)
 {
-    int64_t numbers = mp_arch_block_parameters(job->arch);
+    const mp_arch *arch = job->arch;
 
     *masks = 0;
-    for (int i = 0; i < job->arch->n_linears; i++) {
-        const mp_linear_row *row = &job->arch->linears[i];
-
-        if (job->method->factorise == NULL)
-            *masks += row->d_out * ((row->d_in + 7) / 8);
-        else
-            numbers +=
-                mp_linear_parameters(row->d_out, row->d_in, job->ranks[i]) - row->d_out * row->d_in;
+    *tensors = tensor_bytes(arch, mp_arch_block_parameters(arch) - mp_arch_linear_parameters(arch));
+    for (int i = 0; i < arch->n_linears; i++) {
+        *tensors += weight_bytes(job, i);
+        if (job->method->prunes)
+            *masks += arch->linears[i].d_out * ((arch->linears[i].d_in + 7) / 8);
     }
-    *tensors = tensor_bytes(job->arch, numbers);
 }
 
 static void count_files(const mp_forecast_job *job, mp_forecast *f)

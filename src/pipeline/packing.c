@@ -57,18 +57,20 @@ static mp_status send_rows(const mp_comm *comm, const mp_packed *p, int64_t begi
     int64_t words = mp_packed_words(p->quant.bits, p->columns);
     int64_t groups = mp_quant_groups(&p->quant, p->columns);
     size_t rows = (size_t)(end - begin);
+    int is_dry = mp_comm_is_dry(comm);
 
-    MP_TRY(mp_comm_bcast_nodes(comm, p->words + begin * words,
+    MP_TRY(mp_comm_bcast_nodes(comm, is_dry ? NULL : p->words + begin * words,
                                rows * (size_t)words * sizeof *p->words, node));
-    MP_TRY(mp_comm_bcast_nodes(comm, p->scale + begin * groups,
+    MP_TRY(mp_comm_bcast_nodes(comm, is_dry ? NULL : p->scale + begin * groups,
                                rows * (size_t)groups * sizeof *p->scale, node));
-    if (p->zero == NULL) return MP_OK;
-    return mp_comm_bcast_nodes(comm, p->zero + begin * groups, rows * (size_t)groups, node);
+    if (p->quant.symmetric) return MP_OK;
+    return mp_comm_bcast_nodes(comm, is_dry ? NULL : p->zero + begin * groups,
+                               rows * (size_t)groups, node);
 }
 
-static mp_status send_all(const mp_comm *comm, int64_t d_out, const mp_packed *p)
+mp_status packing_share_rows(const mp_comm *comm, int64_t d_out, const mp_packed *p)
 {
-    for (int r = 0; r < comm->size; r++) {
+    for (int r = 0; r < comm->size && comm->node_rank == 0 && comm->node_count > 1; r++) {
         int64_t begin, end;
 
         mp_share(d_out, MP_STRIP, r, comm->size, &begin, &end);
@@ -92,7 +94,7 @@ mp_status packing_publish(mp_runner *run, const int *linear, const mp_problem *p
     }
     MP_TRY(mp_comm_agree(comm, st));
     MP_TRY(mp_shared_fence(comm, run->block->memory));
-    for (int i = 0; i < p->parts && comm->leaders != MPI_COMM_NULL && comm->node_count > 1; i++)
-        MP_TRY(send_all(comm, p->part[i].d_out, &run->block->linears[linear[i]].packed));
+    for (int i = 0; i < p->parts; i++)
+        MP_TRY(packing_share_rows(comm, p->part[i].d_out, &run->block->linears[linear[i]].packed));
     return mp_shared_fence(comm, run->block->memory);
 }

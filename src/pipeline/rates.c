@@ -46,6 +46,20 @@ static int halve(mp_arch *arch)
     return 1;
 }
 
+/* The job at half the width; 0 where that cannot be, or is not for the method. */
+static int make_smaller(mp_forecast_job *job, mp_arch *arch)
+{
+    const mp_arch before = *arch;
+    int fits = halve(arch);
+
+    for (int i = 0; i < arch->n_linears && fits; i++)
+        fits =
+            job->method->fits(job->options, arch->linears[i].name, arch->linears[i].d_in) == MP_OK;
+    if (!fits) *arch = before;
+    for (int i = 0; i < arch->n_linears && fits; i++) job->ranks[i] /= 2;
+    return fits;
+}
+
 static mp_status work_of(const mp_forecast_job *job, double *flop)
 {
     mp_forecast f;
@@ -72,10 +86,7 @@ static mp_status small_job(const mp_forecast_job *job, const mp_comm *comm, mp_a
     small->exports = 0;
     small->windows = job->windows > 0 ? comm->size : 0;
     MP_TRY(work_of(small, &flop));
-    while (flop > trial_flop && halve(arch)) {
-        for (int i = 0; i < arch->n_linears; i++) small->ranks[i] /= 2;
-        MP_TRY(work_of(small, &flop));
-    }
+    while (flop > trial_flop && make_smaller(small, arch)) MP_TRY(work_of(small, &flop));
     while (small->windows > 0 && small->windows < job->windows && flop < 0.1 * trial_flop) {
         small->windows *= 2;
         MP_TRY(work_of(small, &flop));

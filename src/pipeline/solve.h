@@ -26,6 +26,10 @@ mp_status solve_share_rows(const mp_comm *comm, int64_t d_out, int64_t n, float 
  * nodes; as above. */
 mp_status lowrank_share_factors(const mp_comm *comm, float *values, int64_t count);
 
+/* packing.c: each rank's rows of a linear map as integers to the other nodes; as above, with no memory behind
+ * `packed` where the communicator is dry. */
+mp_status packing_share_rows(const mp_comm *comm, int64_t d_out, const mp_packed *packed);
+
 /* packing.c: the rows of all ranks, which are on the grids of the problem, to every node as integers in
  * place of the weights; the problem's differences are used up.  Collective; the status is agreed. */
 mp_status packing_publish(mp_runner *runner, const int *linear, const mp_problem *problem);

@@ -21,6 +21,8 @@ static struct run runs[] = {
     {2, "--method sparsegpt --propagate linear", "--sparsity 2:4"},
     {3, "--method sparsegpt", "--sparsity 0.5"},
     {4, "--method wanda --propagate dense", ""},
+    {3, "--method gptq --bits 3 --group-size 64 --asym", ""},
+    {2, "--method sparsegpt --bits 4 --group-size channel", "--sparsity 2:4"},
     {3, "--method asvd+ --ratio 0.6", ""},
     {2, "--method asvd", ""},
 };
