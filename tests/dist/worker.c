@@ -10,6 +10,7 @@
 static const mp_case *const areas[] = {cases_comm,
                                        cases_method,
                                        cases_quant,
+                                       cases_integers,
                                        cases_lowrank,
                                        cases_arch,
                                        cases_weights,
