@@ -2,6 +2,7 @@
 
 #include "mpress/json.h"
 #include "mpress/memory.h"
+#include "mpress/packed.h"
 #include "mpress/rng.h"
 #include "mpress/tensor.h"
 
@@ -168,6 +169,84 @@ mp_status memory_source_factor(mp_source *source, const char *linear, int64_t ra
     snprintf(name, sizeof name, "%s.B", linear);
     MP_TRY(add_tensor(m, name, dtype, rank, d_in));
     MP_TRY(fill(m->tensors[source->count - 1], seed, 1));
+    qsort(m->tensors, (size_t)source->count, sizeof m->tensors[0], by_name);
+    return MP_OK;
+}
+
+/* Scales as of weights of a usual size, all numbers of F16. */
+static mp_status fill_scales(memory_tensor *t, uint64_t seed)
+{
+    const int64_t count = mp_tensor_elements(&t->info);
+    float *values = NULL;
+
+    MP_TRY(MP_NEW(values, count, "random scales"));
+    mp_philox_normal(seed, 0, 0, count, values);
+    for (int64_t i = 0; i < count; i++) values[i] = 0.002f * (1.0f + values[i] * values[i]);
+    mp_round_f32(MP_F16, values, count);
+    mp_round_f32(MP_BF16, values, count); /* of that size it is one of F16 again */
+    mp_from_f32(t->info.dtype, values, count, t->data);
+    mp_free(values);
+    return MP_OK;
+}
+
+static mp_status fill_codes(memory_tensor *t, uint64_t seed)
+{
+    const int64_t rows = t->info.shape[0], columns = t->info.columns;
+    const int64_t words = t->info.shape[1];
+    uint8_t *codes = NULL;
+
+    MP_TRY(MP_NEW(codes, columns, "random codes"));
+    for (int64_t r = 0; r < rows; r++) {
+        for (int64_t j = 0; j < columns; j++)
+            codes[j] = (uint8_t)((uint64_t)(r * 37 + j * 11 + j * j % 29) + seed) &
+                       (uint8_t)((1 << t->info.bits) - 1);
+        mp_pack_codes(t->info.bits, columns, codes, (uint32_t *)t->data + r * words);
+    }
+    mp_free(codes);
+    return MP_OK;
+}
+
+/* One more, which takes the place that its name has. */
+static mp_status add_named(memory_source *m, const char *linear, const char *ending, mp_dtype dtype,
+                           int64_t rows, int64_t columns, memory_tensor **t)
+{
+    char name[256];
+
+    snprintf(name, sizeof name, "%s%s", linear, ending);
+    MP_TRY(add_tensor(m, name, dtype, rows, columns));
+    *t = m->tensors[m->source->count - 1];
+    return MP_OK;
+}
+
+mp_status memory_source_quantise(mp_source *source, const char *linear, const mp_quant *quant,
+                                 uint64_t seed)
+{
+    memory_source *m = source->self;
+    char name[256];
+    memory_tensor *t;
+    int64_t d_out, d_in;
+    mp_dtype dtype;
+
+    snprintf(name, sizeof name, "%s.weight", linear);
+    t = memory_source_tensor(source, name);
+    if (t == NULL) return mp_fail(MP_ERR_INTERNAL, "memory: no %s", name);
+    d_out = t->info.shape[0];
+    d_in = t->info.shape[1];
+    dtype = t->info.dtype;
+    memory_source_remove(source, name);
+    MP_TRY(add_named(m, linear, ".packed", MP_I32, d_out, mp_packed_words(quant->bits, d_in), &t));
+    t->info.bits = quant->bits;
+    t->info.columns = d_in;
+    t->info.group = quant->group;
+    MP_TRY(fill_codes(t, seed));
+    MP_TRY(add_named(m, linear, ".scale", dtype, d_out, mp_quant_groups(quant, d_in), &t));
+    MP_TRY(fill_scales(t, seed));
+    if (!quant->symmetric) {
+        MP_TRY(add_named(m, linear, ".zero", MP_U8, d_out, mp_quant_groups(quant, d_in), &t));
+        for (int64_t i = 0; i < mp_tensor_elements(&t->info); i++)
+            ((uint8_t *)t->data)[i] =
+                (uint8_t)(1 + (i * 5 + (int64_t)seed) % ((1 << quant->bits) - 1));
+    }
     qsort(m->tensors, (size_t)source->count, sizeof m->tensors[0], by_name);
     return MP_OK;
 }

@@ -3,6 +3,7 @@
 #define MPRESS_TESTS_MEMORY_SOURCE_H
 
 #include "mpress/arch.h"
+#include "mpress/quant.h"
 #include "mpress/source.h"
 
 typedef struct memory_tensor {
@@ -23,6 +24,12 @@ memory_tensor *memory_source_tensor(mp_source *source, const char *name);
 
 /* Random factors of `rank`, in the dtype of the weight, in its place: "<linear>.A" and ".B". */
 mp_status memory_source_factor(mp_source *source, const char *linear, int64_t rank, uint64_t seed);
+
+/* Random integers on a grid, scales in the dtype of the weight, in its place: "<linear>.packed", ".scale" and,
+ * where it is asymmetric, ".zero" (never 0, so that every format can hold them).  Rows end with bits that
+ * belong to no code, which are zero. */
+mp_status memory_source_quantise(mp_source *source, const char *linear, const mp_quant *quant,
+                                 uint64_t seed);
 
 void memory_source_remove(mp_source *source, const char *name);
 void memory_source_rename(mp_source *source, const char *name, const char *new_name);
