@@ -65,6 +65,9 @@ void mp_problem_close(mp_problem *problem);
 /* The strip of a part that holds its `row`-th row on this rank: [order][MP_STRIP]. */
 float *mp_problem_strip(const mp_problem *problem, float *array, int part, int64_t row);
 
+/* Rows of a part in the strip that begins at `row`. */
+int64_t mp_strip_rows(const mp_part *part, int64_t row);
+
 /* The part that a strip belongs to. */
 int mp_problem_part(const mp_problem *problem, int64_t strip);
 

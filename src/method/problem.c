@@ -76,6 +76,11 @@ out:
     return st;
 }
 
+int64_t mp_strip_rows(const mp_part *part, int64_t row)
+{
+    return part->rows - row < MP_STRIP ? part->rows - row : MP_STRIP;
+}
+
 enum { SQUARE = 16 }; /* columns at a time, so that both sides of a copy stay in the cache */
 
 void mp_strip_from_rows(const float *rows, int64_t count, int64_t n, float *strip)

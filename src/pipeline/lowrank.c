@@ -152,7 +152,7 @@ static mp_status subtract_product(const mp_linear *l, const mp_problem *p, int p
     MP_GO(MP_NEW_RAW(product, MP_STRIP * p->n, "rows of a product"));
     MP_GO(MP_NEW(strip, p->order * MP_STRIP, "a strip of a product"));
     for (int64_t row = 0; row < rows->rows; row += MP_STRIP) {
-        int64_t count = solve_rows_of_strip(rows, row);
+        int64_t count = mp_strip_rows(rows, row);
         const float *weight = mp_problem_strip(p, p->weight, part, row);
         float *difference = mp_problem_strip(p, p->difference, part, row);
 

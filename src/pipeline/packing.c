@@ -28,7 +28,7 @@ static int place_strip(const mp_problem *p, int part, int64_t row, const mp_pack
 {
     const mp_part *rows = &p->part[part];
     float *weights = mp_problem_strip(p, p->difference, part, row);
-    int64_t count = solve_rows_of_strip(rows, row);
+    int64_t count = mp_strip_rows(rows, row);
     int on_grid = 1;
 
     mp_strip_to_rows(mp_problem_strip(p, p->weight, part, row), count, p->n, weights);

@@ -37,18 +37,13 @@ float *solve_node_row(const mp_runner *run, const mp_problem *p, int part, int l
     return run->block->linears[linear].weight + (p->part[part].first_row + row) * p->n;
 }
 
-int64_t solve_rows_of_strip(const mp_part *part, int64_t row)
-{
-    return part->rows - row < MP_STRIP ? part->rows - row : MP_STRIP;
-}
-
 static void load_weights(const mp_runner *run, const int *linear, mp_problem *p)
 {
     for (int i = 0; i < p->parts; i++) {
 #pragma omp parallel for
         for (int64_t row = 0; row < p->part[i].rows; row += MP_STRIP)
             mp_strip_from_rows(solve_node_row(run, p, i, linear[i], row),
-                               solve_rows_of_strip(&p->part[i], row), p->n,
+                               mp_strip_rows(&p->part[i], row), p->n,
                                mp_problem_strip(p, p->weight, i, row));
     }
 }
@@ -91,7 +86,7 @@ static mp_status round_weights(const mp_runner *run, const int *linear, mp_probl
         for (int64_t row = 0; row < p->part[i].rows; row += MP_STRIP)
             finite &= round_strip(
                 run->block->linears[linear[i]].dtype, solve_node_row(run, p, i, linear[i], row),
-                solve_rows_of_strip(&p->part[i], row), p->n, p->groups > 0,
+                mp_strip_rows(&p->part[i], row), p->n, p->groups > 0,
                 mp_problem_strip(p, p->weight, i, row), mp_problem_strip(p, p->difference, i, row));
         if (!finite)
             return mp_fail(MP_ERR_NUMERIC, "%s: a compressed weight is not finite in %s",
@@ -122,7 +117,7 @@ static mp_status publish(const mp_runner *run, const int *linear, const mp_probl
 #pragma omp parallel for
         for (int64_t row = 0; row < p->part[i].rows; row += MP_STRIP)
             mp_strip_to_rows(mp_problem_strip(p, p->weight, i, row),
-                             solve_rows_of_strip(&p->part[i], row), p->n,
+                             mp_strip_rows(&p->part[i], row), p->n,
                              solve_node_row(run, p, i, linear[i], row));
     }
     MP_TRY(mp_shared_fence(comm, run->block->memory));

@@ -15,9 +15,6 @@ mp_status solve_open(const mp_runner *runner, int state, const mp_moment *moment
 float *solve_node_row(const mp_runner *runner, const mp_problem *problem, int part, int linear,
                       int64_t row);
 
-/* Rows of a part in the strip that begins at `row`. */
-int64_t solve_rows_of_strip(const mp_part *part, int64_t row);
-
 /* Each rank's rows of a linear map's weights [d_out, n] to the other nodes.  On a communicator that is dry
  * `weight` may be NULL.  Collective over the first ranks of the nodes, the others return. */
 mp_status solve_share_rows(const mp_comm *comm, int64_t d_out, int64_t n, float *weight);
