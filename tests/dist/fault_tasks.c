@@ -225,6 +225,10 @@ const task tasks[TASKS] = {
     {.name = "wanda",
      .command = &command_compress,
      .words = COMPRESS "--method wanda --sparsity 2:4 --save-hidden off --no-export"},
+    {.name = "gptq",
+     .command = &command_compress,
+     .words = COMPRESS SAVING "--method gptq --bits 4 --group-size 16 --act-order static --scale "
+                              "mse --blocksize 16 --no-export"},
     {.name = "replay",
      .command = &command_compress,
      .words = COMPRESS "--method magnitude --sparsity 0.5 --save-hidden off --no-export",

@@ -20,16 +20,17 @@ static json_t *parse(const char *text)
 
 /* What each command's help must name: all that the command line lists. */
 static const struct {
-    const char *command, *words[32];
+    const char *command, *words[40];
 } helps[] = {
     {"",
      {"compress", "eval", "export", "inspect", "tokenize", "synth", "bench", "Exit codes", "75"}},
-    {"compress", {"MODEL",       "OUT",      "--method",      "--sparsity",    "--calib",
-                  "--nsamples",  "--seqlen", "--seed",        "--bos",         "--state-ratio",
-                  "--propagate", "--damp",   "--blocksize",   "--skip",        "--blocks",
-                  "--strict",    "--eval ",  "--eval-seqlen", "--max-windows", "--no-export",
-                  "--overwrite", "--ratio",  "--rank-policy", "--alpha",       "--asvd-scale",
-                  "--svd",       "--center", "--batch"}},
+    {"compress", {"MODEL",       "OUT",         "--method",      "--sparsity",    "--calib",
+                  "--nsamples",  "--seqlen",    "--seed",        "--bos",         "--state-ratio",
+                  "--propagate", "--damp",      "--blocksize",   "--skip",        "--blocks",
+                  "--strict",    "--eval ",     "--eval-seqlen", "--max-windows", "--no-export",
+                  "--overwrite", "--ratio",     "--rank-policy", "--alpha",       "--asvd-scale",
+                  "--svd",       "--center",    "--batch",       "--bits",        "--group-size",
+                  "--asym",      "--act-order", "--scale"}},
     {"eval", {"MODEL", "--data", "--seqlen", "--max-windows", "--bos", "--json"}},
     {"export", {"OUT", "DIR"}},
     {"inspect", {"PATH", "--json"}},
@@ -37,7 +38,8 @@ static const struct {
     {"synth", {"CONFIG.json", "OUT", "--blocks", "--seed"}},
     {"bench",
      {"solve", "lowrank", "--ratio", "--svd", "block", "--method", "--d-in", "--d-out", "--pattern",
-      "--config", "--tokens", "--seqlen", "--propagate", "--json"}},
+      "--bits", "--group-size", "--asym", "--act-order", "--scale", "--config", "--tokens",
+      "--seqlen", "--propagate", "--json"}},
 };
 
 enum { HELPS = sizeof helps / sizeof helps[0] };
@@ -52,7 +54,7 @@ Test(cli, help_of_every_command_names_its_options, .timeout = 300)
 
         snprintf(arguments, sizeof arguments, "%s --help 2>/dev/null", command);
         expect_success(&o, i % 2 == 0 ? 0 : 2, arguments);
-        for (int w = 0; w < 32 && helps[i / 2].words[w] != NULL; w++)
+        for (int w = 0; w < 40 && helps[i / 2].words[w] != NULL; w++)
             cr_expect_not_null(strstr(o.text, helps[i / 2].words[w]), "'%s' lacks %s:\n%s",
                                arguments, helps[i / 2].words[w], o.text);
         cr_assert_not_null(strstr(o.text, "usage: mpress"), "%s", o.text);
