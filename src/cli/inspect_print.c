@@ -1,6 +1,8 @@
 /* The report of an inspection in words. */
 #include "inspect_report.h"
 
+#include "mpress/quant.h"
+
 #include <stdio.h>
 #include <string.h>
 
@@ -122,6 +124,7 @@ static void print_members(const json_t *object, const char *prefix)
 typedef struct summary {
     const char *name;
     int blocks, measured;                    /* that are compressed, and whose error is known */
+    mp_quant quant;                          /* of the last one that is quantised */
     double sparsity, rank, rel_error, worst; /* sums, and the largest error */
 } summary;
 
@@ -133,6 +136,9 @@ static void add_up(const json_t *record, summary *s)
     s->name = text_of(record, "name");
     if (strcmp(text_of(record, "method"), "dense") == 0) return;
     s->blocks++;
+    if (json_object_get(record, "bits") != NULL)
+        s->quant = (mp_quant){(int)number_of(record, "bits"), number_of(record, "group"),
+                              (int)number_of(record, "symmetric")};
     s->rank += json_number_value(json_object_get(record, "rank"));
     s->sparsity += json_number_value(sparsity);
     if (!json_is_number(error)) return;
@@ -165,11 +171,15 @@ static void print_linears(const json_t *linears)
            "mean rank", "mean error", "worst");
     for (int i = 0; i < count; i++) {
         double blocks = all[i].blocks > 0 ? (double)all[i].blocks : 1.0;
+        char grids[64];
 
         printf("    %-22s %10d  %8.4f  %9.1f", all[i].name, all[i].blocks, all[i].sparsity / blocks,
                all[i].rank / blocks);
         if (all[i].measured > 0)
             printf("  %10.3e  %10.3e", all[i].rel_error / all[i].measured, all[i].worst);
+        else if (all[i].quant.bits > 0)
+            printf("  %10s  %10s", "", "");
+        if (all[i].quant.bits > 0) printf("  %s", mp_quant_words(&all[i].quant, grids));
         printf("\n");
     }
 }

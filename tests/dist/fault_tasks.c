@@ -206,6 +206,7 @@ static mp_status plan_job(const mp_comm *comm, task_result *result)
 #define SAVING "--save-hidden every=1 "
 #define EVALUATE "--eval tokens.safetensors --eval-seqlen 16 --max-windows 3 "
 #define SPARSE COMPRESS EVALUATE SAVING "--sparsity 2:4 --blocksize 16 "
+#define INTEGERS COMPRESS SAVING "--sparsity 2:4 --blocksize 16 --bits 3 --group-size 16 --asym "
 #define LOW_RANK COMPRESS SAVING "--method asvd+ --ratio 0.6 --batch 2 "
 
 const task tasks[TASKS] = {
@@ -248,6 +249,22 @@ const task tasks[TASKS] = {
     {.name = "sensitivity",
      .command = &command_compress,
      .words = COMPRESS SAVING "--method asvd+ --ratio 0.8 --rank-policy sensitivity --no-export"},
+    {.name = "integers",
+     .command = &command_compress,
+     .words = INTEGERS EVALUATE "--model-io root",
+     .is_blind = 1},
+    {.name = "integers-replay",
+     .command = &command_compress,
+     .words = COMPRESS "--method rtn --bits 4 --group-size 16 --save-hidden off --no-export",
+     .is_half = 1},
+    {.name = "integers-export",
+     .command = &command_export,
+     .words = "out made --format compressed-tensors",
+     .made = INTEGERS},
+    {.name = "integers-dense",
+     .command = &command_export,
+     .words = "out made --format dense",
+     .made = INTEGERS},
     {.name = "eval",
      .command = &command_eval,
      .words = "out --data tokens.safetensors --seqlen 16",

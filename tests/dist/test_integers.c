@@ -45,15 +45,20 @@ Test(integers, do_not_depend_on_ranks_and_threads, .timeout = 300)
     same_on_all("--sparsity 0.5 --bits 4 --group-size 32 --blocks 1:3");
 }
 
-/* Of every four neighbours of the linear maps in scratch/<out>/hf two or more are zero (one of the two that
+/* Of every four neighbours of the linear maps in scratch/<out>/dense two or more are zero (one of the two that
  * stay may have been rounded to it), and plain zeros. */
 static void check_pattern(const char *scratch, const char *out)
 {
+    static struct outcome o;
     mp_source *model = NULL;
     char path[256];
     int maps = 0;
 
-    snprintf(path, sizeof path, "%s/%s/hf", scratch, out);
+    snprintf(path, sizeof path, "rm -rf $S/%s/dense", out);
+    expect_true(path);
+    snprintf(path, sizeof path, "export $S/%s $S/%s/dense --format dense", out, out);
+    expect_success(&o, 2, path);
+    snprintf(path, sizeof path, "%s/%s/dense", scratch, out);
     cr_assert_eq(mp_safetensors_open(path, &model), MP_OK, "%s", mp_error_message());
     for (int64_t i = 0; i < model->count; i++) {
         const mp_tensor_info *info = model->at(model->self, i);
