@@ -247,6 +247,24 @@ static mp_status an_order_of_columns_is_a_permutation(const mp_comm *c)
     return mp_comm_agree(c, MP_OK);
 }
 
+/* Grids are those of the dense weights, in the order of the channels, whatever a sweep does to them: those of
+ * rounding to nearest. */
+static mp_status compare_grids(const mp_comm *c, mp_method_options options, const double *h,
+                               const double *weight, const mp_problem *p)
+{
+    const int64_t shape[2] = {D_OUT, D_IN};
+    const size_t bytes = (size_t)(p->strips * p->groups * MP_STRIP) * sizeof(float);
+    layer nearest;
+
+    options.act_order = 0;
+    MP_TRY(layer_solve(c, mp_method_find("rtn"), &options, h, mp_grid_of(0, c->size), weight, shape,
+                       MP_F32, &nearest));
+    MP_EXPECT(memcmp(p->scale, nearest.problem.scale, bytes) == 0);
+    MP_EXPECT(memcmp(p->zero, nearest.problem.zero, bytes) == 0);
+    layer_close(&nearest);
+    return MP_OK;
+}
+
 /* Codes, zero points and known losses of one method with everything that can be asked of it. */
 static mp_status check_grids(const mp_comm *c, const char *method, const char *pattern,
                              mp_method_options options, const double *h, const double *weight)
@@ -275,6 +293,7 @@ static mp_status check_grids(const mp_comm *c, const char *method, const char *p
     MP_TRY(mp_sum_strips(&l.problem, l.problem.loss, &known));
     MP_EXPECT(fabs(known / sums[0] - 1.0) <= 1e-3);
     if (pattern != NULL) MP_EXPECT(sums[1] >= 0.5 * D_OUT * D_IN);
+    MP_TRY(compare_grids(c, options, h, weight, &l.problem));
     mp_free(mine);
     layer_close(&l);
     return mp_comm_agree(c, MP_OK);
