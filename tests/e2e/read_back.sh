@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# read_back.sh MPRESS MPIEXEC PYTHON: one run of each kind, read back by read_back.py.
+# read_back.sh MPRESS MPIEXEC PYTHON: one run of each kind, read back by read_back.py; runs of integers,
+# exported in every format that holds them and read by read_integers.py.
 set -euo pipefail
 mpress=$1 mpiexec=$2 python=$3
 here=$(cd "$(dirname "$0")" && pwd)
@@ -13,3 +14,21 @@ trap 'rm -rf "$out"' EXIT
 "$mpiexec" --bind-to none -n 2 "$mpress" compress "$model" "$out/part" --method wanda --sparsity 0.6 \
     --calib "$model/sample-calib.jsonl" --nsamples 3 --seqlen 64 --blocks 1:5 --skip 'k_proj|up_proj'
 for run in nm part; do "$python" "$here/read_back.py" "$out/$run" "$model"; done
+
+# integers NAME "OPTIONS" "FORMATS"
+integers() {
+    local dirs=()
+    "$mpiexec" --bind-to none -n 2 "$mpress" compress "$model" "$out/$1" --no-export $2
+    for format in $3; do
+        "$mpiexec" --bind-to none -n 3 "$mpress" export "$out/$1" "$out/$1-$format" --format "$format"
+        dirs+=("$out/$1-$format")
+    done
+    "$python" "$here/read_integers.py" "$out/$1" "$model" "${dirs[@]}"
+}
+integers w4 "--method rtn --bits 4 --group-size 64 --skip k_proj|up_proj" "compressed-tensors gptq awq dense"
+integers w4a "--method rtn --bits 4 --group-size 32 --asym" "compressed-tensors gptq awq dense"
+integers w3a "--method rtn --bits 3 --group-size channel --asym" "compressed-tensors gptq dense"
+integers w8 "--method rtn --bits 8 --group-size channel --blocks 1:3" "compressed-tensors dense"
+integers w5a "--method rtn --bits 5 --group-size 64 --asym --blocks 2:5" "compressed-tensors"
+integers joint "--sparsity 2:4 --bits 4 --group-size 64 --calib $model/sample-calib.jsonl --nsamples 4 --seqlen 128" \
+    "compressed-tensors gptq"
