@@ -61,6 +61,8 @@ line() {
 
 bench_solve() {
     run bench solve "${solve[@]}" --pattern 4:8 --json | line "solve ${solve[1]} x ${solve[3]}, 4:8"
+    run bench solve "${solve[@]}" --method gptq --bits 4 --json |
+        line "the same by gptq, 4 bits"
 }
 
 # One block in one order.

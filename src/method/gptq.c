@@ -38,15 +38,6 @@ static void permute(const mp_problem *p, const int64_t *channel, int back)
                       p->difference + i * p->order * MP_STRIP);
 }
 
-/* The sweep ends before the weights are rounded to their dtype, which with 16 bits of it and 8 of the codes
- * adds a good part to a loss as small as that: it is known where nothing is rounded any more. */
-static int rounds_no_more(const mp_problem *p)
-{
-    for (int i = 0; i < p->parts; i++)
-        if (p->part[i].dtype != MP_F32) return 0;
-    return 1;
-}
-
 static mp_status compress(const mp_method_options *options, const mp_outcome *outcome,
                           mp_problem *p)
 {
@@ -63,7 +54,7 @@ static mp_status compress(const mp_method_options *options, const mp_outcome *ou
     permute(p, channel, 0);
     MP_GO(sweep_columns(&none, options, outcome, channel, p));
     permute(p, channel, 1);
-    p->loss_is_known = rounds_no_more(p);
+    p->loss_is_known = grids_are_exact(p);
 out:
     mp_free(channel);
     return st;

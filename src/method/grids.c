@@ -59,3 +59,10 @@ void grids_round(const mp_method_options *options, const mp_problem *p, int64_t 
 
     mp_quant_round(&options->quant, MP_STRIP, p->scale + at, p->zero + at, column);
 }
+
+int grids_are_exact(const mp_problem *p)
+{
+    for (int i = 0; i < p->parts; i++)
+        if (p->part[i].dtype != MP_F32) return 0;
+    return 1;
+}

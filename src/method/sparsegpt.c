@@ -91,7 +91,7 @@ static mp_status compress(const mp_method_options *options, const mp_outcome *ou
     const int is_pooled = options->pattern.m == 0;
     mp_status st = MP_OK;
 
-    p->loss_is_known = 1;
+    p->loss_is_known = options->quant.bits == 0 || grids_are_exact(p);
     if (is_pooled)
         st = MP_NEW(t.score, p->strips * options->blocksize * MP_STRIP, "scores of a block");
     if (st == MP_OK && options->quant.bits > 0) st = grids_fit(options, p);

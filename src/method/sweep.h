@@ -62,4 +62,9 @@ mp_status grids_fit(const mp_method_options *options, mp_problem *problem);
 void grids_round(const mp_method_options *options, const mp_problem *problem, int64_t strip,
                  int64_t channel, float *column);
 
+/* grids.c: whether numbers of the grids are stored as they are.  A product of a code and a scale of 16 bits is
+ * rounded once more after the sweep, which of eight-bit codes adds a good part to a loss as small as theirs:
+ * the sweep then does not know it. */
+int grids_are_exact(const mp_problem *problem);
+
 #endif

@@ -179,9 +179,9 @@ static mp_status integers_equal_the_reference(const mp_comm *c)
 
 /* --- any layer ------------------------------------------------------------------------------------ */
 
-enum { D_OUT = 200, D_IN = 96, TILE = 16 };
+enum { D_OUT = 200, D_IN = 96, TILE = 16, DEAD = 13 };
 
-/* H of random states whose channels differ in strength, in no order, and random weights. */
+/* H of random states whose channels differ in strength, in no order, one of them dead, and random weights. */
 static mp_status random_layer(double **h, double **weight)
 {
     enum { TOKENS = 2 * D_IN };
@@ -195,6 +195,7 @@ static mp_status random_layer(double **h, double **weight)
     mp_philox_normal(6, 0, 0, D_OUT * D_IN, w);
     for (int t = 0; t < TOKENS; t++)
         for (int i = 1; i < D_IN; i++) x[t * D_IN + i] += 0.7f * x[t * D_IN + i - 1];
+    for (int t = 0; t < TOKENS; t++) x[t * D_IN + DEAD] = 0.0f;
     for (int t = 0; t < TOKENS; t++)
         for (int i = 0; i < D_IN; i++)
             for (int j = 0; j < D_IN; j++)
@@ -225,7 +226,7 @@ static mp_status an_order_of_columns_is_a_permutation(const mp_comm *c)
     MP_TRY(
         layer_solve(c, gptq, &options, h, mp_grid_of(0, c->size), weight, shape, MP_F32, &ordered));
     MP_TRY(mp_moment_order(ordered.moment, channel));
-    MP_EXPECT(channel[0] != 0 || channel[1] != 1);
+    MP_EXPECT((channel[0] != 0 || channel[1] != 1) && channel[D_IN - 1] == DEAD);
     for (int i = 0; i < D_IN; i++)
         for (int j = 0; j < D_IN; j++) h2[i * D_IN + j] = h[channel[i] * D_IN + channel[j]];
     for (int r = 0; r < D_OUT; r++)
@@ -246,6 +247,24 @@ static mp_status an_order_of_columns_is_a_permutation(const mp_comm *c)
     return mp_comm_agree(c, MP_OK);
 }
 
+/* Grids are those of the dense weights, in the order of the channels, whatever a sweep does to them: those of
+ * rounding to nearest. */
+static mp_status compare_grids(const mp_comm *c, mp_method_options options, const double *h,
+                               const double *weight, const mp_problem *p)
+{
+    const int64_t shape[2] = {D_OUT, D_IN};
+    const size_t bytes = (size_t)(p->strips * p->groups * MP_STRIP) * sizeof(float);
+    layer nearest;
+
+    options.act_order = 0;
+    MP_TRY(layer_solve(c, mp_method_find("rtn"), &options, h, mp_grid_of(0, c->size), weight, shape,
+                       MP_F32, &nearest));
+    MP_EXPECT(memcmp(p->scale, nearest.problem.scale, bytes) == 0);
+    MP_EXPECT(memcmp(p->zero, nearest.problem.zero, bytes) == 0);
+    layer_close(&nearest);
+    return MP_OK;
+}
+
 /* Codes, zero points and known losses of one method with everything that can be asked of it. */
 static mp_status check_grids(const mp_comm *c, const char *method, const char *pattern,
                              mp_method_options options, const double *h, const double *weight)
@@ -263,6 +282,7 @@ static mp_status check_grids(const mp_comm *c, const char *method, const char *p
             float w = l.problem.weight[weight_at(&l.problem, r, j)], code;
 
             MP_TRY(code_of(&l.problem, &options.quant, r, j, &code));
+            MP_EXPECT(j != DEAD || w == 0.0f);
             sums[1] += w == 0.0f;
             mine[(l.problem.part[0].first_row + r) * D_IN + j] = (double)w;
         }
@@ -273,6 +293,7 @@ static mp_status check_grids(const mp_comm *c, const char *method, const char *p
     MP_TRY(mp_sum_strips(&l.problem, l.problem.loss, &known));
     MP_EXPECT(fabs(known / sums[0] - 1.0) <= 1e-3);
     if (pattern != NULL) MP_EXPECT(sums[1] >= 0.5 * D_OUT * D_IN);
+    MP_TRY(compare_grids(c, options, h, weight, &l.problem));
     mp_free(mine);
     layer_close(&l);
     return mp_comm_agree(c, MP_OK);

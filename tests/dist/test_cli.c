@@ -296,6 +296,17 @@ Test(cli, bench_solve_reports_rates_and_phases, .timeout = 300)
         "bench solve --method sparsegpt --d-in 512 --d-out 512 --pattern 0.5 --repeat 2 --json "
         "2>/dev/null",
         phases);
+    check_bench(2,
+                "bench solve --method gptq --bits 4 --group-size 128 --d-in 256 --d-out 192 "
+                "--act-order static --repeat 1 --json 2>/dev/null",
+                phases);
+    check_bench(0,
+                "bench solve --pattern 2:4 --bits 4 --group-size channel --scale mse --d-in 256 "
+                "--d-out 192 --repeat 1 --json 2>/dev/null",
+                phases);
+    check_bench(
+        2, "bench solve --method rtn --asym --d-in 256 --d-out 192 --repeat 1 --json 2>/dev/null",
+        phases);
 }
 
 Test(cli, bench_block_reports_rates_and_phases, .timeout = 300)
