@@ -15,6 +15,7 @@ extern const mp_case cases_hosts[];
 extern const mp_case cases_method[];
 extern const mp_case cases_quant[];
 extern const mp_case cases_integers[];
+extern const mp_case cases_layouts[];
 extern const mp_case cases_lowrank[];
 extern const mp_case cases_arch[];
 extern const mp_case cases_weights[];
