@@ -61,7 +61,8 @@ static void tell(const export_config *config, mp_export_format format, const mp_
 
 static mp_status read_format(const export_config *config, mp_export_format *format)
 {
-    MP_TRY(mp_export_format_parse(config->format, format));
+    if (mp_export_format_parse(config->format, format) != MP_OK)
+        return mp_fail(MP_ERR_ARG, "%s; or imatrix", mp_error_message());
     if (!config->dense) return MP_OK;
     if (*format != MP_EXPORT_AUTO && *format != MP_EXPORT_DENSE)
         return mp_fail(MP_ERR_ARG, "--dense and --format %s: expected one of them", config->format);

@@ -251,6 +251,28 @@ mp_status memory_source_quantise(mp_source *source, const char *linear, const mp
     return MP_OK;
 }
 
+mp_status memory_source_quantise_block(mp_source *source, const mp_arch *arch,
+                                       const mp_quant *quant)
+{
+    char name[256];
+
+    for (int i = 0; i < arch->n_linears; i++) {
+        mp_arch_tensor_name(0, arch->linears[i].name, name);
+        MP_TRY(memory_source_quantise(source, name, quant, (uint64_t)i));
+    }
+    return MP_OK;
+}
+
+mp_status memory_source_integers(const mp_arch *arch, mp_dtype dtype, const mp_quant *quant,
+                                 mp_source **source)
+{
+    mp_status st = memory_source_create(arch, dtype, 5, source);
+
+    if (st == MP_OK) st = memory_source_quantise_block(*source, arch, quant);
+    if (st != MP_OK) mp_source_close(source);
+    return st;
+}
+
 memory_tensor *memory_source_tensor(mp_source *source, const char *name)
 {
     int64_t index = mp_source_find(source, name);

@@ -31,6 +31,12 @@ mp_status memory_source_factor(mp_source *source, const char *linear, int64_t ra
 mp_status memory_source_quantise(mp_source *source, const char *linear, const mp_quant *quant,
                                  uint64_t seed);
 
+/* All linear maps of block 0; and a source that has them so. */
+mp_status memory_source_quantise_block(mp_source *source, const mp_arch *arch,
+                                       const mp_quant *quant);
+mp_status memory_source_integers(const mp_arch *arch, mp_dtype dtype, const mp_quant *quant,
+                                 mp_source **source);
+
 void memory_source_remove(mp_source *source, const char *name);
 void memory_source_rename(mp_source *source, const char *name, const char *new_name);
 

@@ -317,7 +317,7 @@ static const struct row rows[] = {
     {"imatrix of a model", NULL, "export $M $S/x.gguf --format imatrix", 65,
      {"wikillama-5m: no run of mpress", "imatrix"}, NOTHING},
     {"format that does not exist", NULL, "export $M $S/hf --format gguf", 64,
-     {"--format gguf", "expected safetensors or imatrix"}, NOTHING},
+     {"--format gguf", "gptq, awq or dense; or imatrix"}, NOTHING},
     {"imatrix of dense factors", NULL, "export $M $S/x.gguf --format imatrix --dense", 64,
      {"--dense", "--format imatrix"}, NOTHING},
     {"export over something", files_of_somebody_else, "export $M $S/out", 64,

@@ -7,12 +7,27 @@
 #include <stdio.h>
 #include <string.h>
 
-static const mp_case *const areas[] = {
-    cases_comm,     cases_method,      cases_token_weights, cases_quant,
-    cases_integers, cases_lowrank,     cases_arch,          cases_weights,
-    cases_kernels,  cases_forward,     cases_checkpoint,    cases_checkpoint_disk,
-    cases_resume,   cases_export,      cases_factored,      cases_factored_bounds,
-    cases_budget,   cases_sensitivity, cases_hosts,         cases_forecast};
+static const mp_case *const areas[] = {cases_comm,
+                                       cases_method,
+                                       cases_token_weights,
+                                       cases_quant,
+                                       cases_integers,
+                                       cases_layouts,
+                                       cases_lowrank,
+                                       cases_arch,
+                                       cases_weights,
+                                       cases_kernels,
+                                       cases_forward,
+                                       cases_checkpoint,
+                                       cases_checkpoint_disk,
+                                       cases_resume,
+                                       cases_export,
+                                       cases_factored,
+                                       cases_factored_bounds,
+                                       cases_budget,
+                                       cases_sensitivity,
+                                       cases_hosts,
+                                       cases_forecast};
 
 mp_status mp_case_skip(const char *why)
 {

@@ -16,6 +16,7 @@ extern const mp_case cases_method[];
 extern const mp_case cases_token_weights[];
 extern const mp_case cases_quant[];
 extern const mp_case cases_integers[];
+extern const mp_case cases_layouts[];
 extern const mp_case cases_lowrank[];
 extern const mp_case cases_arch[];
 extern const mp_case cases_weights[];

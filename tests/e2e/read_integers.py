@@ -51,7 +51,13 @@ def from_checkpoint(group):
     expect(np.all(scales > 0), f"{group.name}: a scale of zero")
     zeros = group["zero"][()] if "zero" in group else np.full(scales.shape, 1 << (bits - 1))
     codes = codes_of(group["packed"][()].astype("<i4"), bits, columns)
-    return to_bits(group["scale"].attrs["dtype"].decode(), weights(codes, zeros, scales))
+    result = to_bits(group["scale"].attrs["dtype"].decode(), weights(codes, zeros, scales))
+    if "mask" in group:
+        mask = np.unpackbits(group["mask"][()], axis=1, count=columns, bitorder="little")
+        expect(np.array_equal(mask != 0, result == 0), f"{group.name}: mask")
+        expect(np.all(mask.reshape(-1, 4).sum(axis=1) >= 2), f"{group.name}: not 2:4")
+    expect(("mask" in group) == (group.attrs["method"].decode() == "sparsegpt"), f"{group.name}: mask")
+    return result
 
 
 def compressed_tensors(get, name, config):
