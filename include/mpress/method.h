@@ -109,13 +109,6 @@ typedef enum mp_quantises {
     MP_QUANTISES_ALWAYS
 } mp_quantises;
 
-/* Whether a method says what it has lost (mp_problem.loss), so that nobody need measure it. */
-typedef enum mp_loss {
-    MP_LOSS_MEASURED,
-    MP_LOSS_KNOWN,
-    MP_LOSS_KNOWN_OF_F32 /* where weights are not rounded to a narrower dtype afterwards */
-} mp_loss;
-
 typedef struct mp_method {
     const char *name;   /* as typed: "sparsegpt" */
     const char *words;  /* for the help, a few words */
@@ -130,7 +123,8 @@ typedef struct mp_method {
     double factor_flop,
         sweep_flop; /* for the clock: times n^3 (prepare), times n^2 per row (compress) */
     int streams;    /* how often `compress` has the factor streamed to all ranks */
-    mp_loss loss;
+    int knows_loss; /* it says what it has lost (mp_problem.loss), so that nobody need measure it; with grids only
+                       where weights are not rounded to a narrower dtype afterwards */
 
     /* Whether the options fit a linear map of d_in columns; MP_ERR_ARG with the explanation. */
     mp_status (*fits)(const mp_method_options *options, const char *name, int64_t d_in);

@@ -38,15 +38,13 @@ mp_status forecast_grids(const mp_forecast_job *job, mp_grid *grids)
 }
 
 /* Products with H for the error of a linear map: of the dense weights and, where the method does not know what
- * it has lost, of the difference. */
+ * it has lost, of the difference.  Whatever rounds to grids knows it of F32 alone. */
 static int products_of(const mp_forecast_job *job)
 {
-    const mp_loss loss = job->method->loss;
+    const int is_exact = job->options->quant.bits == 0 || job->arch->dtype == MP_F32;
 
     if (job->windows == 0) return 0;
-    return loss == MP_LOSS_KNOWN || (loss == MP_LOSS_KNOWN_OF_F32 && job->arch->dtype == MP_F32)
-               ? 1
-               : 2;
+    return job->method->knows_loss && is_exact ? 1 : 2;
 }
 
 /* What was sent since `before`, taken off the count again: nobody has sent it. */
