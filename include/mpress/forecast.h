@@ -10,6 +10,10 @@
 
 #include "mpress/block_run.h"
 
+/* What HDF5 and MPI-IO keep once they have written a file (measured: 5 to 8 MiB a rank): a part of what a
+ * rank has whatever the model. */
+enum { MP_FILE_LIBRARIES = 6 << 20 };
+
 /* A run that is thought of. */
 typedef struct mp_forecast_job {
     const mp_arch *arch;
@@ -60,6 +64,9 @@ mp_status mp_forecast_nodes(const mp_forecast_job *job, int64_t base, int64_t li
 /* What a rank needs with its share of what the node holds once. */
 int64_t mp_forecast_rank_bytes(const mp_forecast_job *job, const mp_forecast *forecast);
 
+/* What --mem-per-rank says, in bytes; 0 for NULL.  Errors: MP_ERR_ARG. */
+mp_status mp_forecast_limit(const char *text, int64_t *limit);
+
 /* MP_ERR_NOFIT where a rank needs more than `limit` bytes, which are called `what`: the message says for
  * what, and how many nodes would do. */
 mp_status mp_forecast_refuse(const mp_forecast_job *job, const mp_forecast *forecast, int64_t limit,
@@ -77,9 +84,9 @@ typedef struct mp_rates {
 } mp_rates;
 
 /* Rates on the spot: one block of the job's shape (halved until it takes seconds) goes through the job's
- * method on the ranks of `comm`, and a file of 64 MiB is written below `dir`.  Fields of *rates that are not 0 are given
- * by the user and kept; with a given GEMM rate nothing is computed, and the phases are typical shares of
- * it.  Collective; the status is agreed.  The same on all ranks. */
+ * method on the ranks of `comm`, and a file of 64 MiB is written below `dir`.  Fields of *rates that are
+ * not 0 are given by the user and kept; with a given GEMM rate nothing is computed, and the phases are
+ * typical shares of it.  The same on all ranks.  Collective; the status is agreed. */
 mp_status mp_rates_measure(const mp_comm *comm, const mp_forecast_job *job, const char *dir,
                            mp_rates *rates);
 

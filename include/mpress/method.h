@@ -123,8 +123,8 @@ typedef struct mp_method {
     double factor_flop,
         sweep_flop; /* for the clock: times n^3 (prepare), times n^2 per row (compress) */
     int streams;    /* how often `compress` has the factor streamed to all ranks */
-    int knows_loss; /* it says what it has lost (mp_problem.loss), so that nobody need measure it; with grids only
-                       where weights are not rounded to a narrower dtype afterwards */
+    int knows_loss; /* it says what it has lost (mp_problem.loss), so that nobody need measure it; with
+                       grids only where weights are not rounded to a narrower dtype afterwards */
 
     /* Whether the options fit a linear map of d_in columns; MP_ERR_ARG with the explanation. */
     mp_status (*fits)(const mp_method_options *options, const char *name, int64_t d_in);
@@ -146,8 +146,8 @@ typedef struct mp_method {
 } mp_method;
 
 /* A `prepare`: H + damp mean(diag H) I = L L^T in the lower triangle, a dead channel's diagonal set to
- * one; with options->act_order that of P H P^T, P the order of mp_moment_order.  Where that is not positive definite, once more with ten times the damping, up to the mean
- * itself; with `strict` not at all.  Errors: MP_ERR_NUMERIC. */
+ * one; with options->act_order that of P H P^T, P the order of mp_moment_order.  Where that is not
+ * positive definite, once more with ten times the damping, up to the mean itself; with `strict` not at all.  Errors: MP_ERR_NUMERIC. */
 mp_status mp_factor_damped(const mp_method_options *options, mp_moment *moment,
                            mp_outcome *outcome);
 

@@ -126,14 +126,6 @@ static mp_status read_shape(const mp_comm *comm, const plan_config *c, const mp_
     return MP_OK;
 }
 
-static mp_status read_limit(const plan_config *c, int64_t *limit)
-{
-    *limit = 0;
-    if (c->mem_per_rank == NULL || mp_parse_bytes(c->mem_per_rank, limit) == 0) return MP_OK;
-    return mp_fail(MP_ERR_ARG, "--mem-per-rank %s: expected bytes above 0, as 800M, 12G or 1.5T",
-                   c->mem_per_rank);
-}
-
 static mp_status run(const mp_comm *comm, int argc, char **argv)
 {
     mp_method_options options;
@@ -146,7 +138,7 @@ static mp_status run(const mp_comm *comm, int argc, char **argv)
 
     MP_TRY(command_parse(&command_plan, argc, argv, &c));
     MP_TRY(check_counts(&c));
-    MP_TRY(read_limit(&c, &limit));
+    MP_TRY(mp_forecast_limit(c.mem_per_rank, &limit));
     MP_TRY(read_method(&c, &job, &options));
     MP_TRY(mp_arch_share(comm, c.model, &arch));
     MP_TRY(read_shape(comm, &c, &arch, &job));

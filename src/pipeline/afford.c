@@ -10,12 +10,12 @@
 
 static const double gib = 1024.0 * 1024.0 * 1024.0;
 
-mp_status afford_options(run *r)
+mp_status mp_forecast_limit(const char *text, int64_t *limit)
 {
-    if (r->job->mem_per_rank == NULL || mp_parse_bytes(r->job->mem_per_rank, &r->rank_limit) == 0)
-        return MP_OK;
+    *limit = 0;
+    if (text == NULL || mp_parse_bytes(text, limit) == 0) return MP_OK;
     return mp_fail(MP_ERR_ARG, "--mem-per-rank %s: expected bytes above 0, as 800M, 12G or 1.5T",
-                   r->job->mem_per_rank);
+                   text);
 }
 
 mp_status mp_forecast_refuse(const mp_forecast_job *job, const mp_forecast *f, int64_t limit,
@@ -49,7 +49,7 @@ static int64_t share_of_host(const mp_comm *comm, int64_t base)
 
 mp_status run_afford(run *r)
 {
-    int64_t base = mp_memory_peak(), limit = share_of_host(r->comm, base);
+    int64_t base = mp_memory_peak() + MP_FILE_LIBRARIES, limit = share_of_host(r->comm, base);
     double ends[2] = {(double)limit, -(double)base};
     mp_forecast_job job = {.arch = &r->arch,
                            .method = r->runner.method,

@@ -2,6 +2,7 @@
 
 #include "mpress/export.h"
 #include "mpress/fileio.h"
+#include "mpress/forecast.h"
 #include "mpress/hidden.h"
 #include "mpress/log.h"
 #include "mpress/linalg.h"
@@ -89,7 +90,7 @@ static mp_status read_options(run *r)
     MP_TRY(mp_bos_parse(job->bos, &r->bos));
     MP_TRY(resume_options(r));
     MP_TRY(stopping_options(r));
-    MP_TRY(afford_options(r));
+    MP_TRY(mp_forecast_limit(job->mem_per_rank, &r->rank_limit));
     MP_TRY(mp_model_io_parse(job->model_io, &r->model_io));
     if (job->calib == NULL && (r->runner.method->needs & MP_NEED_MOMENT) != 0)
         return mp_fail(MP_ERR_ARG, "--calib: method %s needs calibration data", job->method);

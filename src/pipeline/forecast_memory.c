@@ -6,9 +6,6 @@
 
 #include <string.h>
 
-/* What HDF5 and MPI-IO keep once they have written a file (measured: 5 to 8 MiB a rank). */
-enum { FILE_LIBRARIES = 6 << 20 };
-
 enum { MOST_NODES = 4096 };
 
 static int64_t larger(int64_t a, int64_t b)
@@ -131,7 +128,7 @@ static mp_status memory_of_rank(const mp_forecast_job *job, int64_t base, const 
     int64_t local = (job->windows - comm->rank + comm->size - 1) / comm->size;
     int64_t widest = job->arch->d_model, nb = job->options->blocksize;
 
-    *m = (mp_forecast_memory){.base = base + FILE_LIBRARIES,
+    *m = (mp_forecast_memory){.base = base,
                               .weights = job->batch * (int64_t)mp_block_bytes(job->arch)};
     for (int s = 0; s < job->arch->n_states; s++)
         widest = larger(widest, job->arch->states[s].width);

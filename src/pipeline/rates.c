@@ -281,6 +281,7 @@ mp_status mp_rates_measure(const mp_comm *comm, const mp_forecast_job *job, cons
         MP_TRY(run_trial(comm, &small, rates));
         MP_TRY(find_base(comm, &small, rates));
     }
+    rates->base += MP_FILE_LIBRARIES; /* the trial writes none */
     MP_TRY(mp_comm_agree(comm, measure_disk(dir, comm->rank, rates)));
     MP_TRY(measure_net(comm, rates));
     MP_TRY(agree_on_rates(comm, rates));

@@ -106,9 +106,6 @@ mp_status run_keep_windows(const run *r);
  * Collective; agreed. */
 mp_status run_embed(run *r);
 
-/* afford.c: --mem-per-rank; MP_ERR_ARG. */
-mp_status afford_options(run *r);
-
 /* afford.c: MP_ERR_NOFIT where the run will not fit --mem-per-rank, or the memory of a host.  The windows
  * are drawn.  Collective; agreed. */
 mp_status run_afford(run *r);

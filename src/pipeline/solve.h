@@ -45,8 +45,8 @@ mp_status lowrank_publish(mp_runner *runner, int state, const mp_moment *moment,
                           const mp_outcome *outcome, const int *skip, mp_factors *factors,
                           mp_linear_result *results);
 
-/* forecast.c: [n_states] the grid on which each state of a block is factorised: planned together, or in linear order
- * one by one.  Local. */
+/* forecast.c: [n_states] the grid on which each state of a block is factorised: planned together, or in
+ * linear order one by one.  Local. */
 mp_status forecast_grids(const mp_forecast_job *job, mp_grid *grids);
 
 #endif
