@@ -11,11 +11,14 @@
  *
  * P would cost as much memory and network as H.  Instead, ||A||_F^2 is the mean of |A z|^2 over vectors z of
  * random signs (Hutchinson, 1989), and H z and P z take two products with the tokens.  The vectors come
- * from a counter and are the same in every run; sums are in double, in the order of the sequences: the
- * bits do not depend on the number of ranks.  The estimate is a quotient of sums over the same vectors,
- * in which most of their noise cancels; its standard error is that of the jackknife over them.
+ * from a counter and are the same in every run; sums are in double, in the order of the sequences and of
+ * pieces of channels: the bits do not depend on the number of ranks.  The estimate is a quotient of sums over
+ * the same vectors, in which most of their noise cancels; its standard error is that of the jackknife over
+ * them.
  *
- * Cost beside the n^2 flop per token of H: 6 MP_PROBES n, and 2 MP_PROBES n floats sent per rank and round. */
+ * Cost beside the n^2 flop per token of H: 6 MP_PROBES n.  Per round a rank sends 2 MP_PROBES n floats, spread
+ * over all ranks, and takes in 2 MP_PROBES n as well where all are active; pieces of 1024 channels are the
+ * least that one rank can have (8 KiB from each other one). */
 #ifndef MPRESS_PROBE_H
 #define MPRESS_PROBE_H
 

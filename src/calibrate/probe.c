@@ -6,11 +6,15 @@
 
 #include <math.h>
 
+enum { PIECE = 1024 }; /* channels of an image that one rank adds up, for one vector */
+
+/* The unit of work is a piece of the two images of a vector, [2][width]; units are counted piece by piece,
+ * the vectors of a piece after one another, and shared out among all ranks. */
 struct mp_probe {
     const mp_comm *comm;
     int64_t n;
-    int64_t begin, end; /* the vectors that this rank adds up */
-    double *images;     /* [end - begin][2][n]: H z, then P z */
+    int64_t begin, end; /* the units that this rank adds up */
+    double *images;     /* H z, then P z, of each unit */
 };
 
 struct mp_probe_room {
@@ -19,10 +23,31 @@ struct mp_probe_room {
         *signs; /* [MP_PROBES][widest] the vectors; those of fewer channels are their beginnings */
     float *projected; /* [max_tokens][MP_PROBES] x_t . z */
     float *factors;   /* [max_tokens][MP_PROBES][2] of x_t in H z and in P z */
-    float *product;   /* [MP_PROBES][2][n] images of one sequence */
-    float *receive;   /* this rank's vectors of all ranks' sequences (several ranks only) */
+    float *product;   /* images of one sequence, all units */
+    float *receive;   /* this rank's units of all ranks' sequences (several ranks only) */
     mp_exchange *exchange;
 };
+
+static int64_t pieces_of(int64_t n)
+{
+    return (n + PIECE - 1) / PIECE;
+}
+
+/* Floats before a unit, of states of n channels. */
+static int64_t unit_start(int64_t n, int64_t unit)
+{
+    int64_t piece = unit / MP_PROBES * PIECE, first = piece < n ? piece : n;
+    int64_t width = n - first < PIECE ? n - first : PIECE;
+
+    return 2 * (first * MP_PROBES + unit % MP_PROBES * width);
+}
+
+/* Floats of a rank's units; *begin and *end are these. */
+static int64_t share_units(const mp_comm *comm, int rank, int64_t n, int64_t *begin, int64_t *end)
+{
+    mp_share(pieces_of(n) * MP_PROBES, 1, rank, comm->size, begin, end);
+    return unit_start(n, *end) - unit_start(n, *begin);
+}
 
 /* Signs from the bits of a counter: 128 channels of a vector to each value of it. */
 static void draw_signs(int vector, int64_t count, float *signs)
@@ -42,18 +67,17 @@ mp_status mp_probe_room_create(const mp_comm *comm, int64_t widest, int64_t max_
                                mp_probe_room **room)
 {
     mp_probe_room *r = NULL;
-    int64_t begin, end;
+    int64_t units = (pieces_of(widest) * MP_PROBES + comm->size - 1) / comm->size;
     mp_status st;
 
-    mp_share(MP_PROBES, 1, comm->rank, comm->size, &begin, &end);
     MP_GO(MP_NEW(r, 1, "buffers of the probes"));
     MP_GO(MP_NEW_RAW(r->signs, MP_PROBES * widest, "vectors of signs"));
     MP_GO(MP_NEW_RAW(r->projected, max_tokens * MP_PROBES, "projected tokens"));
     MP_GO(MP_NEW_RAW(r->factors, max_tokens * MP_PROBES * 2, "projected tokens"));
     MP_GO(MP_NEW_RAW(r->product, MP_PROBES * 2 * widest, "images of one sequence"));
     if (comm->size > 1) {
-        MP_GO(MP_NEW_RAW(r->receive, comm->size * (end - begin) * 2 * widest,
-                         "images of several sequences"));
+        MP_GO(
+            MP_NEW_RAW(r->receive, comm->size * units * 2 * PIECE, "images of several sequences"));
         MP_GO(mp_exchange_create(comm, &r->exchange));
     }
     for (int v = 0; v < MP_PROBES; v++) draw_signs(v, widest, r->signs);
@@ -79,13 +103,14 @@ void mp_probe_room_free(mp_probe_room *room)
 mp_status mp_probe_create(const mp_comm *comm, int64_t n, mp_probe **probe)
 {
     mp_probe *p = NULL;
+    int64_t floats;
     mp_status st;
 
     MP_GO(MP_NEW(p, 1, "probes of a second moment"));
     p->comm = comm;
     p->n = n;
-    mp_share(MP_PROBES, 1, comm->rank, comm->size, &p->begin, &p->end);
-    MP_GO(MP_NEW(p->images, (p->end - p->begin) * 2 * n, "images of the probes"));
+    floats = share_units(comm, comm->rank, n, &p->begin, &p->end);
+    MP_GO(MP_NEW(p->images, floats, "images of the probes"));
     *probe = p;
     return MP_OK;
 out:
@@ -110,13 +135,20 @@ static mp_status project(const mp_probe *p, mp_probe_room *room, const float *x,
         room->factors[2 * i] = weights[i / MP_PROBES] * room->projected[i];
         room->factors[2 * i + 1] = room->projected[i];
     }
-    return mp_sgemm(1, 0, 2 * MP_PROBES, p->n, n_tokens, 1.0f, room->factors, 2 * MP_PROBES, x,
-                    p->n, 0.0f, room->product, p->n);
+    for (int64_t c = 0; c < p->n; c += PIECE) {
+        int64_t width = p->n - c < PIECE ? p->n - c : PIECE;
+
+        MP_TRY(mp_sgemm(1, 0, 2 * MP_PROBES, width, n_tokens, 1.0f, room->factors, 2 * MP_PROBES,
+                        x + c, p->n, 0.0f, room->product + 2 * MP_PROBES * c, width));
+    }
+    return MP_OK;
 }
 
 static void add(mp_probe *p, const float *from)
 {
-    for (int64_t i = 0; i < (p->end - p->begin) * 2 * p->n; i++) p->images[i] += (double)from[i];
+    int64_t floats = unit_start(p->n, p->end) - unit_start(p->n, p->begin);
+
+    for (int64_t i = 0; i < floats; i++) p->images[i] += (double)from[i];
 }
 
 /* Every rank's images to the ranks that add them up, in the order of the sequences. */
@@ -124,13 +156,13 @@ static mp_status merge(mp_probe *p, mp_probe_room *room, int active)
 {
     const mp_comm *comm = p->comm;
     mp_exchange *e = room->exchange;
+    int64_t mine = unit_start(p->n, p->end) - unit_start(p->n, p->begin);
 
     for (int r = 0; r < comm->size; r++) {
-        int64_t begin, end;
+        int64_t begin, end, theirs = share_units(comm, r, p->n, &begin, &end);
 
-        mp_share(MP_PROBES, 1, r, comm->size, &begin, &end);
-        e->send_counts[r] = comm->rank < active ? (int)((end - begin) * 2 * p->n) : 0;
-        e->receive_counts[r] = r < active ? (int)((p->end - p->begin) * 2 * p->n) : 0;
+        e->send_counts[r] = comm->rank < active ? (int)theirs : 0;
+        e->receive_counts[r] = r < active ? (int)mine : 0;
     }
     MP_TRY(mp_exchange_ready(comm, e));
     MP_TRY(mp_comm_exchange(comm, e, MPI_FLOAT, room->product, room->receive));
@@ -160,6 +192,13 @@ static double dot(int64_t n, const double *a, const double *b)
     return sum;
 }
 
+static void add_products(const products *from, products *sum)
+{
+    sum->hh += from->hh;
+    sum->hp += from->hp;
+    sum->pp += from->pp;
+}
+
 /* The distance by all vectors but `left_out` (-1: by all). */
 static double estimate(const products *of, int left_out)
 {
@@ -168,30 +207,41 @@ static double estimate(const products *of, int left_out)
 
     for (int v = 0; v < MP_PROBES; v++) {
         if (v == left_out) continue;
-        sum.hh += of[v].hh;
-        sum.hp += of[v].hp;
-        sum.pp += of[v].pp;
+        add_products(&of[v], &sum);
     }
     if (!(sum.hh > 0.0 && sum.pp > 0.0)) return 0.0; /* nothing excites this state */
     c = sum.hp / sum.pp;
     return sqrt(fmax(sum.hh - c * sum.hp, 0.0) / sum.hh);
 }
 
+/* The products of this rank's units to their places among all. */
+static void multiply(const mp_probe *p, products *units)
+{
+    for (int64_t u = p->begin; u < p->end; u++) {
+        int64_t start = unit_start(p->n, u), width = (unit_start(p->n, u + 1) - start) / 2;
+        const double *h = p->images + start - unit_start(p->n, p->begin), *plain = h + width;
+
+        units[u] = (products){dot(width, h, h), dot(width, h, plain), dot(width, plain, plain)};
+    }
+}
+
 mp_status mp_probe_finish(const mp_probe *p, double *distance, double *error)
 {
-    products of[MP_PROBES] = {{0.0, 0.0, 0.0}};
+    const int64_t count = pieces_of(p->n) * MP_PROBES;
+    products of[MP_PROBES] = {{0.0, 0.0, 0.0}}, *units = NULL;
     double without[MP_PROBES], mean = 0.0, spread = 0.0;
+    mp_status st = MP_NEW(units, count, "products of the probes");
 
-    for (int64_t v = p->begin; v < p->end; v++) {
-        const double *h = p->images + (v - p->begin) * 2 * p->n, *plain = h + p->n;
-
-        of[v] = (products){dot(p->n, h, h), dot(p->n, h, plain), dot(p->n, plain, plain)};
-    }
+    if (st == MP_OK) multiply(p, units);
+    MP_GO(mp_comm_agree(p->comm, st));
     /* one rank has a number, the others have zeros: the order of the sum does not matter */
-    MP_TRY(mp_comm_sum(p->comm, (double *)of, 3 * MP_PROBES));
+    MP_GO(mp_comm_sum(p->comm, (double *)units, 3 * count));
+    for (int64_t u = 0; u < count; u++) add_products(&units[u], &of[u % MP_PROBES]);
     for (int v = 0; v < MP_PROBES; v++) mean += (without[v] = estimate(of, v)) / MP_PROBES;
     for (int v = 0; v < MP_PROBES; v++) spread += (without[v] - mean) * (without[v] - mean);
     *distance = estimate(of, -1);
     *error = sqrt(spread * (MP_PROBES - 1) / MP_PROBES);
-    return MP_OK;
+out:
+    mp_free(units);
+    return st;
 }
