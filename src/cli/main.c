@@ -36,11 +36,10 @@ static void print_usage(FILE *to)
 
 static void print_version(const mp_comm *comm)
 {
-    char library[MPI_MAX_LIBRARY_VERSION_STRING], warnings[512];
+    const char *warnings[2];
+    char library[MPI_MAX_LIBRARY_VERSION_STRING];
     unsigned major = 0, minor = 0, release = 0;
-    int length, slow;
-
-    slow = startup_warnings(comm, warnings, sizeof warnings);
+    int length, count = startup_warnings(comm, warnings);
 
     if (comm->rank != 0) return;
     MPI_Get_library_version(library, &length);
@@ -53,7 +52,7 @@ static void print_version(const mp_comm *comm)
     printf("BLAS       %s\n", mp_blas_description());
     printf("products   %s (single precision)\n", mp_sgemm_description());
     printf("ScaLAPACK  %s\n", mp_scalapack_description());
-    if (slow) printf("%s", warnings);
+    for (int w = 0; w < count; w++) printf("warning: %s\n", warnings[w]);
 }
 
 mp_status command_parse(const mp_command *command, int argc, char **argv, void *config)

@@ -71,24 +71,22 @@ static int open_mpi_has_fabric(void)
     return !turned_off;
 }
 
-int startup_warnings(const mp_comm *comm, char *text, size_t size)
+int startup_warnings(const mp_comm *comm, const char *lines[2])
 {
     char library[MPI_MAX_LIBRARY_VERSION_STRING];
-    int length, slow_blas = mp_blas_is_reference(), tcp = 0;
+    int length, count = 0, slow_blas = mp_blas_is_reference(), tcp = 0;
 
     MPI_Get_library_version(library, &length);
     if (comm->node_count > 1 && strstr(library, "Open MPI") != NULL) tcp = !open_mpi_has_fabric();
     MPI_Allreduce(MPI_IN_PLACE, &slow_blas, 1, MPI_INT, MPI_MAX, comm->mpi);
     MPI_Allreduce(MPI_IN_PLACE, &tcp, 1, MPI_INT, MPI_MAX, comm->mpi);
-    snprintf(
-        text, size, "%s%s",
-        tcp ? "WARNING: MPI runs over TCP between the hosts of this job (this Open MPI is set up "
-              "without UCX or libfabric); expect a tenth of the network's speed\n"
-            : "",
-        slow_blas ? "WARNING: BLAS is the reference library, many times slower than OpenBLAS or "
-                    "MKL (see update-alternatives --config libblas.so.3)\n"
-                  : "");
-    return tcp || slow_blas;
+    if (tcp)
+        lines[count++] = "MPI runs over TCP between the hosts of this job (this Open MPI is set up "
+                         "without UCX or libfabric); expect a tenth of the network's speed";
+    if (slow_blas)
+        lines[count++] = "BLAS is the reference library, many times slower than OpenBLAS or MKL "
+                         "(see update-alternatives --config libblas.so.3)";
+    return count;
 }
 
 /* " (4 each)", " (3 + 1)" or, of many nodes, " (3 to 4 each)"; nothing where there is one. */
@@ -132,16 +130,14 @@ static void threads_per_rank(const mp_comm *comm, char text[128])
 
 void startup_banner(const mp_comm *comm)
 {
-    char text[512], nodes[128], threads[128], *line = text, *end;
+    const char *warnings[2];
+    char nodes[128], threads[128];
+    int count;
 
     ranks_per_node(comm, nodes);
     threads_per_rank(comm, threads);
     mp_log(MP_LOG_INFO, "%d rank%s on %d node%s%s, %s", comm->size, comm->size == 1 ? "" : "s",
            comm->node_count, comm->node_count == 1 ? "" : "s", nodes, threads);
-    if (!startup_warnings(comm, text, sizeof text)) return;
-    while ((end = strchr(line, '\n')) != NULL) {
-        *end = '\0';
-        mp_log(MP_LOG_WARNING, "%s", line);
-        line = end + 1;
-    }
+    count = startup_warnings(comm, warnings);
+    for (int w = 0; w < count; w++) mp_log(MP_LOG_WARNING, "%s", warnings[w]);
 }

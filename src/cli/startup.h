@@ -5,8 +5,6 @@
 
 #include "mpress/comm.h"
 
-#include <stddef.h>
-
 /* Lets the C library keep what buffers of up to 32 MiB give back, instead of asking the kernel for zeroed
  * pages at every product (measured: a tenth of the time). */
 void startup_memory(void);
@@ -16,8 +14,8 @@ void startup_memory(void);
 void startup_threads(const mp_comm *comm);
 
 /* Whether something makes this job slow in silence: MPI over TCP between hosts, the reference BLAS.
- * One line each into `text`.  Collective. */
-int startup_warnings(const mp_comm *comm, char *text, size_t size);
+ * A line for each, and how many.  Collective. */
+int startup_warnings(const mp_comm *comm, const char *lines[2]);
 
 /* Says on stderr what the job runs on (ranks, nodes, threads), and the warnings.  Collective. */
 void startup_banner(const mp_comm *comm);
