@@ -145,9 +145,10 @@ typedef struct mp_method {
                            int count, mp_outcome *outcome);
 } mp_method;
 
-/* A `prepare`: H + damp mean(diag H) I = L L^T in the lower triangle, a dead channel's diagonal set to
- * one; with options->act_order that of P H P^T, P the order of mp_moment_order.  Where that is not
- * positive definite, once more with ten times the damping, up to the mean itself; with `strict` not at all.  Errors: MP_ERR_NUMERIC. */
+/* A `prepare`: H + damp mean(diag H) I = L L^T in the lower triangle, the mean over the
+ * channels that are not dead, which is also what a dead one's diagonal is set to; with options->act_order that
+ * of P H P^T, P the order of mp_moment_order.  Where that is not positive definite, once more with ten times
+ * the damping, up to the mean itself; with `strict` not at all.  Errors: MP_ERR_NUMERIC. */
 mp_status mp_factor_damped(const mp_method_options *options, mp_moment *moment,
                            mp_outcome *outcome);
 

@@ -45,9 +45,10 @@ int64_t mp_quant_groups(const mp_quant *quant, int64_t d_in);
  *
  *   dtype   F32, F16 or BF16: that of the weights in the model
  *   weight  in   [columns][rows]
- *   scale   out  [rows] exact values of dtype, > 0: where the weights are all zero, or so small that the
- *                scale rounds to zero, the smallest number of dtype that no processor takes for zero
- *   zero    out  [rows] the zero points, codes
+ *   scale   out  [rows] exact values of dtype, > 0: where the weights are so small that the scale
+ *                rounds to zero, the smallest number of dtype that no processor takes for zero; where they
+ *                are all zero, 1
+ *   zero    out  [rows] the zero points, codes; where the weights are all zero, the middle one
  *
  * Local; any number of rows, a row's result does not depend on the others. */
 void mp_quant_fit(const mp_quant *quant, mp_dtype dtype, int64_t rows, int64_t columns,

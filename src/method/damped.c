@@ -7,21 +7,23 @@
 #include <math.h>
 #include <string.h>
 
-/* A channel that was never excited gets a one (paper's code); padding stays what it is. */
+/* A channel that was never excited gets what the others have on average, which is returned; the papers' code
+ * gives it a one, so that the damping would depend on the unit of H.  Padding stays what it is. */
 static double mend_diagonal(const mp_moment *m, double *diagonal, int64_t *dead)
 {
-    double sum = 0.0;
+    const int64_t first = m->order - m->n;
+    double sum = 0.0, mean;
 
     *dead = 0;
     memcpy(diagonal, m->diagonal, (size_t)m->order * sizeof *diagonal);
-    for (int64_t r = m->order - m->n; r < m->order; r++) {
-        if (diagonal[r] == 0.0) {
-            diagonal[r] = 1.0;
-            ++*dead;
-        }
+    for (int64_t r = first; r < m->order; r++) {
         sum += diagonal[r];
+        *dead += diagonal[r] == 0.0;
     }
-    return sum / (double)m->n;
+    mean = *dead < m->n ? sum / (double)(m->n - *dead) : 1.0;
+    for (int64_t r = first; r < m->order; r++)
+        if (diagonal[r] == 0.0) diagonal[r] = mean;
+    return mean;
 }
 
 /* Which row of the matrix each row is to be taken from, by falling diagonal of H; both count backwards. */

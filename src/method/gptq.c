@@ -1,6 +1,6 @@
 /* GPTQ: Frantar, Ashkboos, Hoefler & Alistarh, "GPTQ: Accurate Post-Training Quantization for Generative
  * Pre-trained Transformers", arXiv:2210.17323; the sweep of sweep.c, in which every column is rounded to
- * its grid.  Damping and dead columns as in its released code.  Grids are fitted on the dense weights
+ * its grid.  Grids are fitted on the dense weights
  * before anything moves them ("static groups" there), so that columns can be taken in another order
  * ("act-order") and yet a loader needs no index. */
 #include "sweep.h"

@@ -1,6 +1,6 @@
 /* SparseGPT: Frantar & Alistarh, "SparseGPT: Massive Language Models Can Be Accurately Pruned in
- * One-Shot", arXiv:2301.00774; threshold, dead columns and damping as in its released code.  This file
- * chooses what goes; sweep.c does the rest.  With bits, what stays is rounded to integer grids in the same
+ * One-Shot", arXiv:2301.00774; threshold and dead columns as in its released code.  This file chooses
+ * what goes; sweep.c does the rest.  With bits, what stays is rounded to integer grids in the same
  * sweep (section 3.4 of the paper), by masks of the weights that are not rounded yet. */
 #include "sweep.h"
 

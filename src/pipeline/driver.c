@@ -62,6 +62,22 @@ static mp_status read_lengths(run *r)
     return mp_length_policy_check(policy, 0);
 }
 
+/* A method that does without calibration data may have some; what is said of them needs them. */
+static mp_status expect_calibration(const run *r)
+{
+    const mp_length_policy *policy = &r->runner.lengths;
+    const char *what = policy->n_lengths > 0        ? "--lengths"
+                       : policy->normalise          ? "--normalise"
+                       : policy->state_ratio != 1.0 ? "--state-ratio"
+                       : policy->drop_first         ? "--drop-first"
+                                                    : NULL;
+
+    if (r->job->calib != NULL) return MP_OK;
+    if ((r->runner.method->needs & MP_NEED_MOMENT) != 0)
+        return mp_fail(MP_ERR_ARG, "--calib: method %s needs calibration data", r->job->method);
+    return what == NULL ? MP_OK : mp_fail(MP_ERR_ARG, "%s: says nothing without --calib", what);
+}
+
 /* Options that say something by themselves, before any file is opened. */
 static mp_status read_options(run *r)
 {
@@ -92,9 +108,8 @@ static mp_status read_options(run *r)
     MP_TRY(stopping_options(r));
     MP_TRY(mp_forecast_limit(job->mem_per_rank, &r->rank_limit));
     MP_TRY(mp_model_io_parse(job->model_io, &r->model_io));
-    if (job->calib == NULL && (r->runner.method->needs & MP_NEED_MOMENT) != 0)
-        return mp_fail(MP_ERR_ARG, "--calib: method %s needs calibration data", job->method);
-    return read_lengths(r);
+    MP_TRY(read_lengths(r));
+    return expect_calibration(r);
 }
 
 static mp_status evaluate(run *r, const mp_source *source, mp_perplexity_result *result)

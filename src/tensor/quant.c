@@ -106,10 +106,14 @@ static void grids_of(const mp_quant *quant, mp_dtype dtype, int64_t rows, const 
     }
     mp_round_f32(dtype, scale, rows);
     for (int64_t r = 0; r < rows; r++) {
+        zero[r] = (float)(1 << (quant->bits - 1));
+        if (low[r] == high[r]) { /* all zeros: every grid does, this one in every format */
+            scale[r] = 1.0f;
+            continue;
+        }
         scale[r] = scale[r] < smallest ? smallest : scale[r];
-        zero[r] = quant->symmetric
-                      ? (float)(1 << (quant->bits - 1))
-                      : (float)fmin(rint(-share * (double)low[r] / (double)scale[r]), top);
+        if (!quant->symmetric)
+            zero[r] = (float)fmin(rint(-share * (double)low[r] / (double)scale[r]), top);
     }
 }
 

@@ -43,9 +43,10 @@ static void expect_grid(const mp_quant *q, mp_dtype dtype, const float *w, int r
         high = fmax(high, w[j * ROWS + row]);
     }
     if (low == 0.0 && high == 0.0) {
-        cr_assert(scale > 0.0f && scale < 1e-6f, "row %d: scale %g", row, scale);
-        cr_assert_eq(to_dtype(dtype, scale), scale);
-    } else if (q->symmetric) {
+        cr_assert(scale == 1.0f && zero == (top + 1.0) / 2.0, "row %d: %g, %g", row, scale, zero);
+        return;
+    }
+    if (q->symmetric) {
         cr_assert_eq(scale, to_dtype(dtype, fmax(-low, high) / (top / 2.0)), "row %d", row);
     } else {
         cr_assert_eq(scale, to_dtype(dtype, (high - low) / top), "row %d", row);
@@ -84,6 +85,27 @@ Test(quant, a_scale_is_never_zero)
         mp_quant_round(&q, 1, &scale, &zero, &w[0]);
         cr_assert(w[0] == 0.0f && !signbit(w[0]));
     }
+}
+
+/* A group of zeros, as in a neuron that was pruned: a grid that the formats of all engines hold, which is to
+ * say a scale of F16 and a zero point from 1 up. */
+Test(quant, zeros_get_a_grid_that_every_format_holds)
+{
+    const mp_dtype of[] = {MP_F16, MP_BF16, MP_F32};
+
+    for (int i = 0; i < 3; i++)
+        for (int symmetric = 0; symmetric <= 1; symmetric++) {
+            const mp_quant q = {4, 0, symmetric};
+            const float w[] = {0.0f, -0.0f, 0.0f}, importance[] = {1.0f, 1.0f, 1.0f};
+            float scale, zero;
+
+            mp_quant_fit(&q, of[i], 1, 3, w, &scale, &zero);
+            cr_assert(scale == 1.0f && zero == 8.0f, "scale %g, zero %g", (double)scale,
+                      (double)zero);
+            mp_quant_search(&q, of[i], 1, 3, w, importance, &scale, &zero);
+            cr_assert(scale == 1.0f && zero == 8.0f, "scale %g, zero %g", (double)scale,
+                      (double)zero);
+        }
 }
 
 /* Against the C library's fdiv and rint, with many quotients at a half and beyond the ends. */
