@@ -102,6 +102,11 @@ void mp_comm_count_bytes(int64_t bytes);
 void mp_share(int64_t count, int64_t unit, int64_t part, int64_t parts, int64_t *begin,
               int64_t *end);
 
+/* The same over all ranks, of `rank` and those after it on its node: one piece, which can go in one message.
+ * Returns the first rank behind them. */
+int mp_share_of_node(const mp_comm *comm, int64_t count, int64_t unit, int rank, int64_t *begin,
+                     int64_t *end);
+
 /* Memory that the ranks of a node share: one copy per node.  Zeroed.  Collective over the node (call
  * it on all ranks of the job).  Errors: MP_ERR_MPI where the node cannot give it. */
 typedef struct mp_shared {

@@ -23,7 +23,7 @@
  *
  * Collective; the status is agreed; rank 0 does it.
  * Errors: MP_ERR_FORMAT where `out` is no run, not finished or not calibrated; MP_ERR_ARG where `file` is there.
- * Memory on rank 0: the file twice (25 MB for 70B). */
+ * Memory on rank 0: up to four times the file, which grows by doubling and is copied once (50 MB for 70B). */
 mp_status mp_imatrix_write(const mp_comm *comm, const char *out, const char *file,
                            int64_t *missing);
 

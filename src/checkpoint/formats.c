@@ -8,6 +8,8 @@
 #include <stdio.h>
 #include <string.h>
 
+enum { AT_ONCE = 1 << 20 }; /* scales that a check reads */
+
 static void shape_of(mp_tensor_info *info, int ndim, int64_t rows, int64_t columns)
 {
     info->ndim = ndim;
@@ -119,23 +121,29 @@ static const char *awq_unfit(const mp_integers *map)
 /* F16 has 11 bits of a number and 2^-24 for the smallest. */
 static mp_status check_scales(const mp_source *source, const mp_integers *map)
 {
-    int64_t count = map->d_out * map->groups, i = 0;
+    int64_t at_once = AT_ONCE / map->groups + 1, room = at_once * map->groups;
     float *scales = NULL, *rounded = NULL;
     mp_status st;
 
-    MP_GO(MP_NEW_RAW(scales, count, "scales"));
-    MP_GO(MP_NEW_RAW(rounded, count, "scales"));
-    MP_GO(mp_integers_scales(source, map, 0, map->d_out, scales));
-    memcpy(rounded, scales, (size_t)count * sizeof *scales);
-    mp_round_f32(MP_F16, rounded, count);
-    while (i < count && rounded[i] == scales[i]) i++;
-    if (i < count)
+    MP_GO(MP_NEW_RAW(scales, room, "scales"));
+    MP_GO(MP_NEW_RAW(rounded, room, "scales"));
+    for (int64_t first = 0; first < map->d_out; first += at_once) {
+        int64_t end = first + at_once < map->d_out ? first + at_once : map->d_out, i = 0;
+        int64_t count = (end - first) * map->groups;
+
+        MP_GO(mp_integers_scales(source, map, first, end, scales));
+        memcpy(rounded, scales, (size_t)count * sizeof *scales);
+        mp_round_f32(MP_F16, rounded, count);
+        while (i < count && rounded[i] == scales[i]) i++;
+        if (i == count) continue;
         st =
             mp_fail(MP_ERR_ARG,
                     "tensor \"%s.scale\": %.9g in row %lld, group %lld, is no number of F16, which "
                     "the format wants; expected --format compressed-tensors or dense",
-                    map->name, (double)scales[i], (long long)(i / map->groups),
+                    map->name, (double)scales[i], (long long)(first + i / map->groups),
                     (long long)(i % map->groups));
+        goto out;
+    }
 out:
     mp_free(scales);
     mp_free(rounded);
@@ -264,8 +272,9 @@ static const mp_layout layouts[] = {
                          .tensors = dense_tensors,
                          .unfit = nothing_unfit},
     [MP_EXPORT_COMPRESSED_TENSORS] = {.name = "compressed-tensors",
-                                      .loaders = "vLLM, SGLang, and transformers with the package "
-                                                 "compressed-tensors",
+                                      .loaders =
+                                          "vLLM and SGLang (4 and 8 bits), and transformers with "
+                                          "the package compressed-tensors",
                                       .tensors = compressed_tensors,
                                       .unfit = nothing_unfit,
                                       .check = check_plain,

@@ -34,7 +34,7 @@ typedef mp_status (*mp_repack)(const mp_source *source, const mp_integers *map, 
 mp_status mp_repack_read(const mp_source *source, const mp_integers *map, mp_repack repack,
                          const mp_tensor_info *info, int64_t begin, int64_t length, void *to);
 
-/* What repacks read at a time takes at most 16 MiB beside the zero points of one map.
+/* What repacks read at a time takes at most 16 MiB beside the scales or the zero points of one map.
  *
  *   words          the packed codes, the scales: as they are
  *   shape          I64 [2]: d_out, d_in

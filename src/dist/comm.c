@@ -328,3 +328,15 @@ void mp_share(int64_t count, int64_t unit, int64_t part, int64_t parts, int64_t 
     *begin = first * unit < count ? first * unit : count;
     *end = last * unit < count ? last * unit : count;
 }
+
+int mp_share_of_node(const mp_comm *comm, int64_t count, int64_t unit, int rank, int64_t *begin,
+                     int64_t *end)
+{
+    int64_t begin_of_last;
+    int next = rank + 1;
+
+    while (next < comm->size && comm->node_of[next] == comm->node_of[rank]) next++;
+    mp_share(count, unit, rank, comm->size, begin, end);
+    mp_share(count, unit, next - 1, comm->size, &begin_of_last, end);
+    return next;
+}

@@ -9,11 +9,6 @@
 
 #include <string.h>
 
-static mp_status fits(const mp_method_options *options, const char *name, int64_t d_in)
-{
-    return mp_quant_fits(&options->quant, name, d_in);
-}
-
 /* The columns of one strip to the places of the sweep, or back to those of their channels; `spare` is a
  * strip, too. */
 static void permute_strip(const mp_problem *p, const int64_t *channel, int back, float *strip,
@@ -72,7 +67,7 @@ const mp_method mp_method_gptq = {
     .sweep_flop = 1.0,
     .streams = 1,
     .knows_loss = 1,
-    .fits = fits,
+    .fits = grids_divide,
     .prepare = mp_factor_damped,
     .compress = compress,
 };

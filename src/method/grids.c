@@ -3,6 +3,11 @@
 
 #include "mpress/memory.h"
 
+mp_status grids_divide(const mp_method_options *options, const char *name, int64_t d_in)
+{
+    return mp_quant_fits(&options->quant, name, d_in);
+}
+
 /* The diagonal of H in single precision; all NULL where nothing was calibrated. */
 static mp_status find_importance(const mp_problem *p, float **importance)
 {

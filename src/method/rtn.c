@@ -1,11 +1,6 @@
 /* Round to nearest: every weight to the next number of its grid, the baseline of quantisation. */
 #include "sweep.h"
 
-static mp_status fits(const mp_method_options *options, const char *name, int64_t d_in)
-{
-    return mp_quant_fits(&options->quant, name, d_in);
-}
-
 static mp_status compress(const mp_method_options *options, const mp_outcome *outcome,
                           mp_problem *p)
 {
@@ -25,7 +20,7 @@ const mp_method mp_method_rtn = {
     .order = "block",
     .needs = 0,
     .quantises = MP_QUANTISES_ALWAYS,
-    .fits = fits,
+    .fits = grids_divide,
     .prepare = NULL,
     .compress = compress,
 };

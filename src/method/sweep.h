@@ -55,6 +55,9 @@ struct sweep {
 mp_status sweep_columns(const sweep_masks *masks, const mp_method_options *options,
                         const mp_outcome *outcome, const int64_t *channel, mp_problem *problem);
 
+/* grids.c: `fits` of a method that always quantises.  Local. */
+mp_status grids_divide(const mp_method_options *options, const char *name, int64_t d_in);
+
 /* grids.c: fits problem->scale and zero to the weights as they are.  Local. */
 mp_status grids_fit(const mp_method_options *options, mp_problem *problem);
 

@@ -70,10 +70,11 @@ static mp_status send_rows(const mp_comm *comm, const mp_packed *p, int64_t begi
 
 mp_status packing_share_rows(const mp_comm *comm, int64_t d_out, const mp_packed *p)
 {
-    for (int r = 0; r < comm->size && comm->node_rank == 0 && comm->node_count > 1; r++) {
+    if (comm->node_rank != 0 || comm->node_count == 1) return MP_OK;
+    for (int r = 0, next; r < comm->size; r = next) {
         int64_t begin, end;
 
-        mp_share(d_out, MP_STRIP, r, comm->size, &begin, &end);
+        next = mp_share_of_node(comm, d_out, MP_STRIP, r, &begin, &end);
         MP_TRY(send_rows(comm, p, begin, end, comm->node_of[r]));
     }
     return MP_OK;

@@ -97,10 +97,11 @@ static mp_status round_weights(const mp_runner *run, const int *linear, mp_probl
 
 mp_status solve_share_rows(const mp_comm *comm, int64_t d_out, int64_t n, float *weight)
 {
-    for (int r = 0; r < comm->size && comm->node_rank == 0 && comm->node_count > 1; r++) {
+    if (comm->node_rank != 0 || comm->node_count == 1) return MP_OK;
+    for (int r = 0, next; r < comm->size; r = next) {
         int64_t begin, end;
 
-        mp_share(d_out, MP_STRIP, r, comm->size, &begin, &end);
+        next = mp_share_of_node(comm, d_out, MP_STRIP, r, &begin, &end);
         MP_TRY(mp_comm_bcast_nodes(comm, weight != NULL ? weight + begin * n : NULL,
                                    (size_t)((end - begin) * n) * sizeof *weight, comm->node_of[r]));
     }
@@ -108,7 +109,7 @@ mp_status solve_share_rows(const mp_comm *comm, int64_t d_out, int64_t n, float 
 }
 
 /* The rows of all ranks to the weights of every node: inside a node by writing, between nodes by one
- * broadcast per rank among the first ranks of the nodes. */
+ * broadcast per node among the first ranks of the nodes. */
 static mp_status publish(const mp_runner *run, const int *linear, const mp_problem *p)
 {
     const mp_comm *comm = run->comm;

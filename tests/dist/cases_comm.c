@@ -33,7 +33,6 @@ static mp_status shares_cover_everything_once(const mp_comm *c)
 {
     const int64_t counts[] = {0, 1, 15, 16, 17, 100, 704, 4096}, units[] = {1, 16, 64};
 
-    (void)c;
     for (size_t i = 0; i < sizeof counts / sizeof counts[0]; i++)
         for (size_t u = 0; u < sizeof units / sizeof units[0]; u++)
             for (int parts = 1; parts <= 9; parts++) {
@@ -47,6 +46,17 @@ static mp_status shares_cover_everything_once(const mp_comm *c)
                 }
                 MP_EXPECT(at == counts[i]);
             }
+    for (size_t i = 0; i < sizeof counts / sizeof counts[0]; i++) {
+        int64_t at = 0, begin, end;
+
+        for (int next, r = 0; r < c->size; r = next) {
+            next = mp_share_of_node(c, counts[i], 16, r, &begin, &end);
+            MP_EXPECT(next > r && begin == at && end >= begin);
+            MP_EXPECT(next == c->size || c->node_of[next] != c->node_of[r]);
+            at = end;
+        }
+        MP_EXPECT(at == counts[i]);
+    }
     return MP_OK;
 }
 
