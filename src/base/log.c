@@ -83,7 +83,7 @@ void mp_progress(double done, double total, const char *what)
     state.last_done = done;
     if (now - state.last < 0.1 && done < total) return;
     state.last = now;
-    if (done > state.started_done)
+    if (done > state.started_done && now - state.started > 1.0) /* sooner it says nothing */
         mp_duration((now - state.started) / (done - state.started_done) * (total - done), left);
     fprintf(stderr, "\r\033[K%5.1f%%  %s  ETA %s", total > 0 ? 100.0 * done / total : 0.0, what,
             left);

@@ -23,8 +23,8 @@ static const mp_option rows[] = {
      "pruning: share to remove, 0.5 (where nothing is said), or N of every M, 2:4", NULL,
      MP_OPT_STRING, AT(sparsity), MP_OPT_IDENTITY},
     {"--bits", "B",
-     "gptq, rtn (4 where nothing is said), sparsegpt beside pruning: bits of a weight, 2 to 8; 0: "
-     "not quantised",
+     "bits of a weight, 2 to 8; 0: 4 for gptq and rtn, none for sparsegpt, which with bits does "
+     "both",
      "0", MP_OPT_INT, AT(quant.bits), MP_OPT_IDENTITY},
     {"--group-size", "G|channel",
      "with --bits: columns that share a scale (128 where nothing is said), or whole rows", NULL,

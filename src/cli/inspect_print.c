@@ -107,6 +107,7 @@ static void print_members(const json_t *object, const char *prefix)
     char name[160];
 
     json_object_foreach ((json_t *)object, key, value) {
+        if (strcmp(key, "identity") == 0) continue; /* some of the options once more */
         snprintf(name, sizeof name, "%.70s%s%.70s", prefix, prefix[0] != '\0' ? "." : "", key);
         if (json_is_object(value)) {
             print_members(value, name);
@@ -154,7 +155,7 @@ enum { MOST_NAMES = 64 };
 static void print_linears(const json_t *linears)
 {
     summary all[MOST_NAMES] = {{0}};
-    int count = 0;
+    int count = 0, ranks = 0;
     size_t index;
     const json_t *record;
 
@@ -167,14 +168,15 @@ static void print_linears(const json_t *linears)
         if (i == count) count++;
     }
     if (count == 0) return;
-    printf("  %-24s %10s  %8s  %9s  %10s  %10s\n", "linear map", "compressed", "sparsity",
-           "mean rank", "mean error", "worst");
+    for (int i = 0; i < count; i++) ranks |= all[i].rank > 0.0;
+    printf("  %-24s %10s  %8s  %s%10s  %10s\n", "linear map", "compressed", "sparsity",
+           ranks ? "mean rank  " : "", "mean error", "worst");
     for (int i = 0; i < count; i++) {
         double blocks = all[i].blocks > 0 ? (double)all[i].blocks : 1.0;
         char grids[64];
 
-        printf("    %-22s %10d  %8.4f  %9.1f", all[i].name, all[i].blocks, all[i].sparsity / blocks,
-               all[i].rank / blocks);
+        printf("    %-22s %10d  %8.4f", all[i].name, all[i].blocks, all[i].sparsity / blocks);
+        if (ranks) printf("  %9.1f", all[i].rank / blocks);
         if (all[i].measured > 0)
             printf("  %10.3e  %10.3e", all[i].rel_error / all[i].measured, all[i].worst);
         else if (all[i].quant.bits > 0)

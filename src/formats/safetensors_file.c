@@ -178,8 +178,9 @@ static mp_status read_length(mp_safetensors_file *file, int64_t size, int64_t *l
     MP_TRY(mp_file_pread(file->fd, file->path, word, sizeof word, 0));
     for (int i = LENGTH_WORD - 1; i >= 0; i--) value = value << 8 | word[i];
     if (value > HEADER_LIMIT)
-        return mp_fail(MP_ERR_FORMAT, "%s: a header of %llu bytes, expected at most %d", file->path,
-                       (unsigned long long)value, HEADER_LIMIT);
+        return mp_fail(MP_ERR_FORMAT,
+                       "%s: a header of %llu bytes, expected at most %d: not a safetensors file",
+                       file->path, (unsigned long long)value, HEADER_LIMIT);
     if ((int64_t)value > size - LENGTH_WORD)
         return mp_fail(MP_ERR_FORMAT, "%s: a header of %llu bytes, but the file has only %lld",
                        file->path, (unsigned long long)value, (long long)size);

@@ -63,25 +63,44 @@ static mp_status log_event(const run *r, const char *name, json_t *figures)
     return mp_comm_agree(r->comm, st);
 }
 
-/* "2:4", "2:4, 4 bits, symmetric, groups of 128", or "ratio 0.8, uniform ranks". */
-static const char *setting(const run *r, char text[128])
+/* "2:4", "2:4, 4 bits, symmetric, groups of 128, mse scales", or "ratio 0.8, uniform ranks". */
+static const char *setting(const run *r, char text[192])
 {
-    const mp_quant *quant = &r->runner.options.quant;
+    const mp_method_options *options = &r->runner.options;
     const char *sparsity = r->job->sparsity;
     char grids[64] = "";
 
-    if (quant->bits > 0) mp_quant_words(quant, grids);
+    if (options->quant.bits > 0) mp_quant_words(&options->quant, grids);
     if (r->ranks != NULL)
-        snprintf(text, 128, "ratio %g, %s ranks", r->job->ratio, r->job->rank_policy);
+        snprintf(text, 192, "ratio %g, %s ranks", r->job->ratio, r->job->rank_policy);
     else
-        snprintf(text, 128, "%s%s%s", sparsity != NULL ? sparsity : "",
-                 sparsity != NULL && quant->bits > 0 ? ", " : "", grids);
+        snprintf(text, 192, "%s%s%s%s%s", sparsity != NULL ? sparsity : "",
+                 sparsity != NULL && options->quant.bits > 0 ? ", " : "", grids,
+                 options->scale_by_search ? ", mse scales" : "",
+                 options->act_order ? ", columns by diagonal of H" : "");
     return text;
+}
+
+/* Which tokens count, and how much, where it is not all of them the same. */
+static void say_token_weights(const run *r)
+{
+    const mp_length_policy *policy = &r->runner.lengths;
+    char text[256] = "";
+    size_t used = 0;
+
+    if (policy->n_lengths > 0)
+        used += (size_t)snprintf(text, 128, ", nested prefixes of %s", r->job->lengths);
+    if (policy->state_ratio < 1.0)
+        used += (size_t)snprintf(text + used, 64, ", the first %g where norms put out states",
+                                 policy->state_ratio);
+    snprintf(text + used, 64, "%s%s", policy->normalise ? ", divided by their number" : "",
+             policy->drop_first ? ", without the first" : "");
+    if (text[0] != '\0') mp_log(MP_LOG_INFO, "tokens that count: %s", text + 2);
 }
 
 mp_status report_start(const run *r)
 {
-    char text[128];
+    char text[192];
 
     mp_log(MP_LOG_INFO, "%s: %s, %lld blocks, %.1f M parameters in linear maps; %s %s, %s order",
            r->job->model, r->arch.family, (long long)r->arch.n_blocks,
@@ -96,6 +115,7 @@ mp_status report_start(const run *r)
     if (r->job->calib != NULL)
         mp_log(MP_LOG_INFO, "calibration: %lld windows of %lld tokens from %s",
                (long long)r->calibration.count, (long long)r->calibration.seqlen, r->job->calib);
+    say_token_weights(r);
     mp_log(MP_LOG_INFO,
            "GEMM rate of all %d ranks: %.0f Gflop/s (fp32); percentages are shares of it",
            r->comm->size, 1e-9 * r->gemm_flops);
@@ -194,21 +214,23 @@ static double mean_error(const run *r, int64_t first, int blocks)
     return count > 0 ? sum / count : NAN;
 }
 
-/* "forward 0.1s 80%, ..., " for the phases that count flop, and how long the ranks waited. */
-static void phases_text(const run *r, const mp_clock_summary *s, char text[512])
+/* "forward 0.1s 80%, merge 0.3s, ..., " for the phases that count flop and those that take a tenth of the time,
+ * and how long the ranks waited. */
+static void phases_text(const run *r, const mp_clock_summary *s, double seconds, char text[512])
 {
-    static const mp_phase shown[] = {MP_PHASE_FORWARD, MP_PHASE_MOMENT, MP_PHASE_FACTOR,
-                                     MP_PHASE_GRAM,    MP_PHASE_REDUCE, MP_PHASE_BACK,
-                                     MP_PHASE_SWEEP,   MP_PHASE_ERROR};
     size_t used = 0;
 
     text[0] = '\0';
-    for (size_t i = 0; i < sizeof shown / sizeof shown[0]; i++) {
-        double share = share_of_gemm(r, s, shown[i]);
+    for (mp_phase phase = 0; phase < MP_PHASE_COUNT; phase++) {
+        double share = share_of_gemm(r, s, phase);
 
+        if (phase == MP_PHASE_IDLE || !(isfinite(share) || s->max[phase] >= 0.1 * seconds))
+            continue;
+        used += (size_t)snprintf(text + used, 512 - used, "%s %.1fs", mp_phase_name(phase),
+                                 s->max[phase]);
         if (isfinite(share))
-            used += (size_t)snprintf(text + used, 512 - used, "%s %.1fs %.0f%%, ",
-                                     mp_phase_name(shown[i]), s->max[shown[i]], 100.0 * share);
+            used += (size_t)snprintf(text + used, 512 - used, " %.0f%%", 100.0 * share);
+        used += (size_t)snprintf(text + used, 512 - used, ", ");
     }
     if (r->comm->size > 1 && s->max[MP_PHASE_IDLE] > 0.0)
         snprintf(text + used, 512 - used, "idle %.1f to %.1fs, ", s->min[MP_PHASE_IDLE],
@@ -245,7 +267,7 @@ static void say_blocks(const run *r, int64_t first, int count, double seconds,
              (long long)first + 1, (long long)first + count);
     if (isfinite(mean_error(r, first, count)))
         snprintf(error, sizeof error, "error %.4f, ", mean_error(r, first, count));
-    phases_text(r, s, text);
+    phases_text(r, s, seconds, text);
     mp_log(MP_LOG_INFO, "%s/%lld in %s: %s%s%.1f GiB per node, ETA %s", which, (long long)blocks,
            mp_duration(seconds, took), error, text, (double)node_bytes / gib,
            mp_duration(seconds / (double)count * (blocks - done), left));

@@ -44,7 +44,7 @@ mp_status mp_quant_fits(const mp_quant *quant, const char *name, int64_t d_in)
     char sizes[256] = "";
 
     if (quant->group == 0 || d_in % quant->group == 0) return MP_OK;
-    for (int64_t size = 16; size <= d_in && d_in % size == 0; size *= 2)
+    for (int64_t size = d_in % 16 == 0 ? 16 : 2; size <= d_in && d_in % size == 0; size *= 2)
         snprintf(sizes + strlen(sizes), sizeof sizes - strlen(sizes), "%lld, ", (long long)size);
     return mp_fail(MP_ERR_ARG,
                    "--group-size %lld does not divide the %lld input channels of %s: expected %sor "
