@@ -88,6 +88,9 @@ mp_status mp_exchange_create(const mp_comm *comm, mp_exchange **exchange);
 mp_status mp_exchange_ready(const mp_comm *comm, mp_exchange *exchange);
 void mp_exchange_free(mp_exchange *exchange);
 
+/* Bytes that the counts and starts of `ranks` ranks take. */
+int64_t mp_exchange_bytes(int ranks);
+
 /* The exchange itself, of elements of `type`.  Collective. */
 mp_status mp_comm_exchange(const mp_comm *comm, const mp_exchange *exchange, MPI_Datatype type,
                            const void *send, void *receive);

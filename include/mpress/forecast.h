@@ -54,12 +54,20 @@ typedef struct mp_forecast {
  * Cost: ranks^2 times the tiles of a block's moments; seconds for a thousand ranks of a 70B model. */
 mp_status mp_forecast_run(const mp_forecast_job *job, mp_forecast *forecast);
 
-/* Memory alone: forecast->memory and node_bytes.  `base` is what a rank has before it has a model. */
+/* Memory alone: forecast->memory and node_bytes.  `base` is what a rank has before it has a model.  Local;
+ * nothing is allocated.  Errors: MP_ERR_NOFIT where a matrix of a rank is too large for its libraries. */
 mp_status mp_forecast_memory_of(const mp_forecast_job *job, int64_t base, mp_forecast *forecast);
 
 /* The least number of nodes, of job->per_node ranks each, on which no rank needs more than `limit` bytes
- * with its share of the node's weights; 0 where 4096 nodes do not do. */
+ * with its share of the node's weights; 0 where mp_forecast_most_nodes do not do.
+ * Cost: for each number of nodes that is tried the ranks at which a row of a grid begins. */
 mp_status mp_forecast_nodes(const mp_forecast_job *job, int64_t base, int64_t limit, int *nodes);
+
+/* 4096 nodes, or fewer with a million ranks. */
+int mp_forecast_most_nodes(const mp_forecast_job *job);
+
+/* What a rank needs on any number of nodes: the program, buffers, its share of the node's weights. */
+int64_t mp_forecast_floor(const mp_forecast_job *job, int64_t base);
 
 /* What a rank needs with its share of what the node holds once. */
 int64_t mp_forecast_rank_bytes(const mp_forecast_job *job, const mp_forecast *forecast);

@@ -57,19 +57,39 @@ static void panel_needs(int64_t tiles, int64_t nb, int ranks, int64_t *panel, in
     }
 }
 
-mp_status mp_moment_scratch_create(const mp_comm *comm, const int64_t *widths, int count,
-                                   int64_t tile, int64_t max_tokens, mp_moment_scratch **scratch)
+/* The same over all states, and the widest of them with its padding. */
+static void needs_of(int ranks, const int64_t *widths, int count, int64_t tile, int64_t *panel,
+                     int64_t *receive, int64_t *widest)
 {
-    int64_t panel = 0, receive = 0, widest = 0;
-    mp_moment_scratch *s = NULL;
-    mp_status st;
-
+    *panel = *receive = *widest = 0;
     for (int i = 0; i < count; i++) {
         int64_t tiles = (widths[i] + tile - 1) / tile;
 
-        panel_needs(tiles, tile, comm->size, &panel, &receive);
-        if (tiles * tile > widest) widest = tiles * tile;
+        panel_needs(tiles, tile, ranks, panel, receive);
+        if (tiles * tile > *widest) *widest = tiles * tile;
     }
+}
+
+int64_t mp_moment_scratch_bytes(int ranks, const int64_t *widths, int count, int64_t tile,
+                                int64_t max_tokens)
+{
+    int64_t panel, receive, widest, floats;
+
+    needs_of(ranks, widths, count, tile, &panel, &receive, &widest);
+    floats = max_tokens * widest + panel + (ranks > 1 ? panel + receive : 0);
+    return (int64_t)sizeof(mp_moment_scratch) + floats * (int64_t)sizeof(float) +
+           mp_probe_room_bytes(ranks, widest, max_tokens) +
+           (ranks > 1 ? mp_exchange_bytes(ranks) : 0);
+}
+
+mp_status mp_moment_scratch_create(const mp_comm *comm, const int64_t *widths, int count,
+                                   int64_t tile, int64_t max_tokens, mp_moment_scratch **scratch)
+{
+    int64_t panel, receive, widest;
+    mp_moment_scratch *s = NULL;
+    mp_status st;
+
+    needs_of(comm->size, widths, count, tile, &panel, &receive, &widest);
     MP_GO(MP_NEW(s, 1, "buffers of the statistics"));
     MP_GO(MP_NEW_RAW(s->x, max_tokens * widest, "states of one sequence"));
     MP_GO(MP_NEW_RAW(s->panel, panel, "a panel of a second moment"));

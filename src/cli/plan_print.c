@@ -43,6 +43,18 @@ static void print_memory(const mp_forecast_job *job, const mp_forecast *f)
            (double)m->weights / gib);
 }
 
+static void print_nodes(const mp_forecast_job *job, int64_t limit, int nodes)
+{
+    const char *plural = job->per_node == 1 ? "" : "s";
+
+    if (nodes > 0)
+        printf("fits       %10d node%s of %d rank%s with %.2f GiB each is the least\n", nodes,
+               nodes == 1 ? "" : "s", job->per_node, plural, (double)limit / gib);
+    else
+        printf("fits       no number of nodes up to %d of %d rank%s with %.2f GiB each\n",
+               mp_forecast_most_nodes(job), job->per_node, plural, (double)limit / gib);
+}
+
 static void print_phases(const mp_forecast *f, const double *seconds, double sum)
 {
     char text[32];
@@ -71,10 +83,7 @@ static void print_text(const mp_forecast_job *job, const mp_forecast *f, const m
         "rates      %10.1f Gflop/s (fp32) and %.2f GB/s of disk per rank, %.2f GB/s into a node\n",
         1e-9 * rates->gemm, 1e-9 * rates->disk, 1e-9 * rates->net);
     print_memory(job, f);
-    if (limit > 0)
-        printf("fits       %10d node%s of %d rank%s with %.2f GiB each is the least\n", nodes,
-               nodes == 1 ? "" : "s", job->per_node, job->per_node == 1 ? "" : "s",
-               (double)limit / gib);
+    if (limit > 0) print_nodes(job, limit, nodes);
     print_phases(f, seconds, sum);
     printf("disk       %10.3f GB of the model read, %.3f GB written to blocks/, %.3f GB to hf/; "
            "hidden states %.3f GB while it runs\n",

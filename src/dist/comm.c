@@ -279,6 +279,11 @@ out:
     return st;
 }
 
+int64_t mp_exchange_bytes(int ranks)
+{
+    return (int64_t)sizeof(mp_exchange) + 4 * (int64_t)ranks * (int64_t)sizeof(int);
+}
+
 void mp_exchange_free(mp_exchange *exchange)
 {
     if (exchange == NULL) return;

@@ -18,18 +18,35 @@ mp_status mp_forecast_limit(const char *text, int64_t *limit)
                    text);
 }
 
+/* How many nodes would do, or that none would and why. */
+static mp_status say_nodes(const mp_forecast_job *job, int64_t base, int64_t limit, char text[160])
+{
+    const char *plural = job->per_node == 1 ? "" : "s";
+    int64_t least = mp_forecast_floor(job, base);
+    int nodes;
+
+    MP_TRY(mp_forecast_nodes(job, base, limit, &nodes));
+    if (nodes > 0)
+        snprintf(text, 160, "%d nodes of %d rank%s would do", nodes, job->per_node, plural);
+    else if (least > limit)
+        snprintf(text, 160,
+                 "no number of nodes of %d rank%s will do: program, buffers and weights take %.2f "
+                 "GiB on any",
+                 job->per_node, plural, (double)least / gib);
+    else
+        snprintf(text, 160, "%d nodes of %d rank%s would not do either",
+                 mp_forecast_most_nodes(job), job->per_node, plural);
+    return MP_OK;
+}
+
 mp_status mp_forecast_refuse(const mp_forecast_job *job, const mp_forecast *f, int64_t limit,
                              const char *what)
 {
     const mp_forecast_memory *m = &f->memory;
-    char wider[96] = "no number of nodes does";
-    int nodes;
+    char wider[160];
 
     if (mp_forecast_rank_bytes(job, f) <= limit) return MP_OK;
-    MP_TRY(mp_forecast_nodes(job, m->base, limit, &nodes));
-    if (nodes > 0)
-        snprintf(wider, sizeof wider, "%d nodes of %d rank%s would do", nodes, job->per_node,
-                 job->per_node == 1 ? "" : "s");
+    MP_TRY(say_nodes(job, m->base, limit, wider));
     return mp_fail(
         MP_ERR_NOFIT,
         "%s: %.2f GiB, but a rank needs %.2f GiB (second moments %.2f, rows under work "

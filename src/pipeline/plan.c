@@ -58,16 +58,23 @@ double mp_plan_seconds(const mp_plan_task *task, const mp_grid *grid)
            task->messages * steps * latency;
 }
 
-/* The fastest grid of at most `ranks` ranks from `first` on, by the model. */
+/* The fastest grid of at most `ranks` ranks from `first` on, by the model.  Grids whose waits alone take
+ * longer than the best are not tried: the number tried does not grow with that of the ranks. */
 static mp_grid best_grid(const mp_plan_task *task, int first, int ranks)
 {
     mp_grid best = {first, 1, 1};
+    double least = mp_plan_seconds(task, &best);
 
     if (task->order > MP_EXACT_ORDER) return mp_grid_of(first, ranks);
     for (int size = 2; size <= ranks; size++) {
         mp_grid grid = task->exact ? (mp_grid){first, 1, size} : mp_grid_of(first, size);
+        double seconds = mp_plan_seconds(task, &grid);
 
-        if (mp_plan_seconds(task, &grid) < mp_plan_seconds(task, &best)) best = grid;
+        if (seconds < least) {
+            least = seconds;
+            best = grid;
+        }
+        if (task->messages * log2((double)grid.rows * grid.cols) * latency > least) break;
     }
     return best;
 }
@@ -86,12 +93,13 @@ static double schedule_in_turn(const mp_plan_task *tasks, int count, int ranks, 
     return seconds;
 }
 
-/* One rank each, the longest first, each to the rank that is free first. */
+/* One rank each, the longest first, each to the rank that is free first: of `count` ranks at most. */
 static double schedule_on_single_ranks(const mp_plan_task *tasks, int count, int ranks,
                                        mp_grid *grids, double *busy)
 {
     double longest = 0.0;
 
+    if (ranks > count) ranks = count;
     memset(busy, 0, (size_t)ranks * sizeof *busy);
     for (int i = 0; i < count; i++) grids[i].rows = 0; /* not placed yet */
     for (int k = 0; k < count; k++) {
@@ -138,7 +146,7 @@ mp_status mp_plan_grids(const mp_plan_task *tasks, int count, int ranks, mp_grid
     mp_grid *tried = NULL;
     mp_status st;
 
-    MP_GO(MP_NEW(busy, ranks, "a plan"));
+    MP_GO(MP_NEW(busy, count, "a plan"));
     MP_GO(MP_NEW(tried, count, "a plan"));
     for (int s = 0; s < 3; s++) {
         double seconds = schedules[s](tasks, count, ranks, tried, busy);

@@ -2,6 +2,7 @@
 #include "worker.h"
 
 #include "mpress/dlinalg.h"
+#include "mpress/forecast.h"
 #include "mpress/memory.h"
 #include "mpress/moment.h"
 #include "mpress/rng.h"
@@ -100,8 +101,96 @@ static mp_status messages_of_factors_are_counted_dry(const mp_comm *c)
     return compare(c, factor_and_stream, 13 * TILE);
 }
 
+/* A model of four states whose widths do not divide by the tiles. */
+static mp_arch arch_of(int64_t width)
+{
+    mp_arch arch = {.n_blocks = 3,
+                    .d_model = width,
+                    .n_heads = 4,
+                    .n_kv_heads = 2,
+                    .head_dim = width / 4,
+                    .d_ff = 2 * width + 40,
+                    .n_states = 4,
+                    .n_linears = 4};
+
+    for (int i = 0; i < 4; i++) {
+        int64_t d_in = i == 3 ? arch.d_ff : width, d_out = i == 2 ? arch.d_ff : width;
+
+        arch.states[i] = (mp_state){.width = d_in, .first_linear = i, .linear_count = 1};
+        arch.linears[i] =
+            (mp_linear_row){.name = "a map", .d_out = d_out, .d_in = d_in, .state = i};
+    }
+    return arch;
+}
+
+/* What is foretold of the buffers is what they allocate. */
+static mp_status room_is_foretold_to_the_byte(const mp_comm *c)
+{
+    const mp_arch arch = arch_of(200);
+    const int64_t widths[] = {200, 440, 9000};
+    int64_t before = mp_memory_bytes(), bytes;
+    mp_moment_scratch *scratch = NULL;
+    mp_forward *forward = NULL;
+
+    MP_TRY(mp_forward_create(&arch, TOKENS, &forward));
+    bytes = mp_memory_bytes() - before;
+    mp_forward_free(forward);
+    MP_EXPECT(bytes == mp_forward_bytes(&arch, TOKENS, 0));
+    MP_TRY(mp_moment_scratch_create(c, widths, 3, TILE, TOKENS, &scratch));
+    bytes = mp_memory_bytes() - before;
+    mp_moment_scratch_free(scratch);
+    MP_EXPECT(bytes == mp_moment_scratch_bytes(c->size, widths, 3, TILE, TOKENS));
+    return MP_OK;
+}
+
+static mp_status bytes_on(const mp_forecast_job *job, int nodes, int64_t *bytes)
+{
+    mp_forecast_job wider = *job;
+    mp_forecast f;
+
+    wider.size = nodes * job->per_node;
+    MP_TRY(mp_forecast_memory_of(&wider, 1000, &f));
+    *bytes = mp_forecast_rank_bytes(&wider, &f);
+    return MP_OK;
+}
+
+/* The search looks at a few ranks of each number of nodes: what it finds holds for all of them. */
+static mp_status nodes_that_are_found_hold_every_rank(const mp_comm *c)
+{
+    const mp_arch arch = arch_of(1000);
+    const mp_method_options options = {.blocksize = TILE};
+    mp_forecast_job job = {.arch = &arch,
+                           .method = mp_method_find("sparsegpt"),
+                           .options = &options,
+                           .windows = 37,
+                           .seqlen = TOKENS,
+                           .per_node = 3,
+                           .batch = 1};
+
+    int found;
+
+    (void)c;
+    for (int nodes = 1; nodes < 60; nodes++) {
+        int64_t limit, there, before = INT64_MAX;
+
+        MP_TRY(bytes_on(&job, nodes, &limit));
+        MP_TRY(mp_forecast_nodes(&job, 1000, limit, &found));
+        /* what ranks take in of each other grows again: only powers of two are met for certain */
+        MP_EXPECT(found >= 1 || (nodes & (nodes - 1)) != 0);
+        if (found == 0) continue;
+        MP_TRY(bytes_on(&job, found, &there));
+        if (found > 1) MP_TRY(bytes_on(&job, found - 1, &before));
+        MP_EXPECT(there <= limit && before > limit);
+    }
+    MP_TRY(mp_forecast_nodes(&job, 1000, mp_forecast_floor(&job, 1000) - 1, &found));
+    MP_EXPECT(found == 0);
+    return MP_OK;
+}
+
 const mp_case cases_forecast[] = {
     {"messages_of_moments_are_counted_dry", messages_of_moments_are_counted_dry},
     {"messages_of_factors_are_counted_dry", messages_of_factors_are_counted_dry},
+    {"room_is_foretold_to_the_byte", room_is_foretold_to_the_byte},
+    {"nodes_that_are_found_hold_every_rank", nodes_that_are_found_hold_every_rank},
     {NULL, NULL},
 };

@@ -133,6 +133,25 @@ Test(plan, plans_for_ranks_that_are_not_there, .timeout = 300)
     scratch_remove(scratch);
 }
 
+/* Where nothing will do, that is found out without a look at a million ranks. */
+Test(plan, says_at_once_that_no_number_of_nodes_will_do, .timeout = 30)
+{
+    static struct outcome o;
+    char scratch[64];
+
+    places_make(scratch);
+    setenv("C", MPRESS_SOURCE "/mpi-runs/shapes/llama-2-70b.json", 1);
+    launch(&o, 0,
+           "plan $C --ranks 64 --ranks-per-node 64 --gflops 100 --disk-gbs 1 --mem-per-rank 1G "
+           "2>&1 | grep -v '^ '");
+    cr_expect(strstr(o.text, "no number of nodes of 64 ranks will do") != NULL, "%s", o.text);
+    launch(&o, 0,
+           "plan $C --ranks 64 --ranks-per-node 64 --gflops 100 --disk-gbs 1 --mem-per-rank 1500M "
+           "--blocksize 32 2>&1 | grep -v '^ '");
+    cr_expect(strstr(o.text, "nodes of 64 ranks would") != NULL, "%s", o.text);
+    scratch_remove(scratch);
+}
+
 Test(plan, compress_refuses_what_will_not_fit_before_it_begins, .timeout = 120)
 {
     static struct outcome o;
