@@ -66,13 +66,15 @@ static mp_status tile_bytes(const mp_forecast_job *job, int rank, int state, con
     return MP_OK;
 }
 
-/* This rank's rows of a state's linear maps before and after, in strips; of factors also the two products
+/* This rank's rows of a state's linear maps before and after, in strips, with their grids; of factors also the two products
  * that an eigenproblem takes. */
 static int64_t row_bytes(const mp_forecast_job *job, int rank, int state)
 {
     const mp_state *s = &job->arch->states[state];
+    const mp_quant *quant = &job->options->quant;
     int64_t strips = 0, factors = 0, row = 2 * 4 * padded(job, s->width);
 
+    if (quant->bits > 0) row += 2 * 4 * mp_quant_groups(quant, s->width); /* scale, zero point */
     for (int i = s->first_linear; i < s->first_linear + s->linear_count; i++) {
         const mp_linear_row *map = &job->arch->linears[i];
         int64_t begin, end, least = map->d_out < map->d_in ? map->d_out : map->d_in;

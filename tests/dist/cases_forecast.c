@@ -4,6 +4,7 @@
 #include "mpress/dlinalg.h"
 #include "mpress/forecast.h"
 #include "mpress/memory.h"
+#include "mpress/method.h"
 #include "mpress/moment.h"
 #include "mpress/rng.h"
 
@@ -143,6 +144,33 @@ static mp_status room_is_foretold_to_the_byte(const mp_comm *c)
     return MP_OK;
 }
 
+/* This rank's rows of a state's linear maps, with scales and zero points, are what the problem of the state
+ * allocates but for the strips' losses. */
+static mp_status rows_of_integers_are_foretold_with_their_grids(const mp_comm *c)
+{
+    mp_arch arch = arch_of(192);
+    mp_method_options options = {.blocksize = TILE, .quant = {.bits = 4, .group = 2}};
+    mp_forecast_job job = {.arch = &arch,
+                           .method = mp_method_find("rtn"),
+                           .options = &options,
+                           .size = c->size,
+                           .per_node = c->size,
+                           .batch = 1};
+    mp_problem p = {.comm = c, .n = 192, .order = 192, .parts = 1, .groups = 96};
+    int64_t before = mp_memory_bytes(), bytes;
+    mp_forecast f;
+
+    arch.n_states = arch.n_linears = 1;
+    p.part[0].name = "a map";
+    p.part[0].d_out = arch.linears[0].d_out;
+    MP_TRY(mp_problem_open(&p));
+    bytes = mp_memory_bytes() - before - p.strips * (int64_t)sizeof *p.loss;
+    mp_problem_close(&p);
+    MP_TRY(mp_forecast_memory_of(&job, 0, &f));
+    MP_EXPECT(f.memory.rows >= bytes && (c->rank > 0 || f.memory.rows == bytes));
+    return MP_OK;
+}
+
 static mp_status bytes_on(const mp_forecast_job *job, int nodes, int64_t *bytes)
 {
     mp_forecast_job wider = *job;
@@ -191,6 +219,8 @@ const mp_case cases_forecast[] = {
     {"messages_of_moments_are_counted_dry", messages_of_moments_are_counted_dry},
     {"messages_of_factors_are_counted_dry", messages_of_factors_are_counted_dry},
     {"room_is_foretold_to_the_byte", room_is_foretold_to_the_byte},
+    {"rows_of_integers_are_foretold_with_their_grids",
+     rows_of_integers_are_foretold_with_their_grids},
     {"nodes_that_are_found_hold_every_rank", nodes_that_are_found_hold_every_rank},
     {NULL, NULL},
 };
