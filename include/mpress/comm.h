@@ -76,6 +76,10 @@ mp_status mp_comm_max(const mp_comm *comm, double *values, int count);
 mp_status mp_comm_min(const mp_comm *comm, double *values, int count);
 mp_status mp_comm_sum_int(const mp_comm *comm, int64_t *values, int count);
 
+/* The same over the ranks of this host.  Collective over the host. */
+mp_status mp_comm_sum_host(const mp_comm *comm, double *values, int count);
+mp_status mp_comm_min_host(const mp_comm *comm, double *values, int count);
+
 /* Who sends how much to whom in an exchange between all ranks: [size] counts and starts, in elements. */
 typedef struct mp_exchange {
     int *send_counts, *send_starts, *receive_counts, *receive_starts;

@@ -4,7 +4,8 @@
  * Messages are counted by the code that sends them, run dry for every rank (comm.h), so that their bytes are
  * exact at any number of ranks; those inside ScaLAPACK (states wider than MP_EXACT_ORDER on several ranks,
  * eigenproblems) and reductions of a few numbers are not among them, as in the report of a run.  All ranks
- * are taken to see the model and OUT; an evaluation and a search for ranks come on top. */
+ * are taken to see the model and OUT; the time and the messages of an evaluation, and a search for ranks, come
+ * on top. */
 #ifndef MPRESS_FORECAST_H
 #define MPRESS_FORECAST_H
 
@@ -20,7 +21,8 @@ typedef struct mp_forecast_job {
     const mp_method *method;
     const mp_method_options *options;
     mp_order order;
-    int64_t windows, seqlen;       /* calibration; no windows: none */
+    int64_t windows, seqlen; /* calibration; no windows: none */
+    int64_t eval_windows, eval_seqlen;
     int64_t ranks[MP_MAX_LINEARS]; /* of the factors, where the method factors */
     int size, per_node;            /* ranks, and how many of them share a node */
     int batch;                     /* blocks whose weights are held at once */
@@ -30,13 +32,14 @@ typedef struct mp_forecast_job {
 /* Bytes that one rank has at its worst moment, by what they are; `weights` are those of the node that it
  * shares. */
 typedef struct mp_forecast_memory {
-    int64_t weights; /* per node: blocks in single precision */
-    int64_t hidden;  /* hidden states, and in linear order the states kept between maps */
-    int64_t moments; /* tiles of the second moments */
-    int64_t rows;    /* weights under work, before and after */
-    int64_t buffers; /* states of one window, forward pass, panels, messages */
-    int64_t base;    /* of the program before it has a model */
-    int64_t rank;    /* all of them but `weights` */
+    int64_t weights;    /* per node: blocks in single precision, or a panel of the head */
+    int64_t hidden;     /* hidden states, and in linear order the states kept between maps */
+    int64_t moments;    /* tiles of the second moments */
+    int64_t rows;       /* weights under work, before and after */
+    int64_t buffers;    /* states of one window, forward pass, panels, messages */
+    int64_t evaluation; /* of windows, when nothing of the above is there */
+    int64_t base;       /* of the program before it has a model */
+    int64_t rank;       /* what of them is there at once, but for `weights` */
 } mp_forecast_memory;
 
 typedef struct mp_forecast {
@@ -57,6 +60,10 @@ mp_status mp_forecast_run(const mp_forecast_job *job, mp_forecast *forecast);
 /* Memory alone: forecast->memory and node_bytes.  `base` is what a rank has before it has a model.  Local;
  * nothing is allocated.  Errors: MP_ERR_NOFIT where a matrix of a rank is too large for its libraries. */
 mp_status mp_forecast_memory_of(const mp_forecast_job *job, int64_t base, mp_forecast *forecast);
+
+/* The same of one rank, with its own base.  Local. */
+mp_status mp_forecast_memory_at(const mp_forecast_job *job, int64_t base, int rank,
+                                mp_forecast_memory *memory);
 
 /* The least number of nodes, of job->per_node ranks each, on which no rank needs more than `limit` bytes
  * with its share of the node's weights; 0 where mp_forecast_most_nodes do not do.
@@ -79,6 +86,12 @@ mp_status mp_forecast_limit(const char *text, int64_t *limit);
  * what, and how many nodes would do. */
 mp_status mp_forecast_refuse(const mp_forecast_job *job, const mp_forecast *forecast, int64_t limit,
                              const char *what);
+
+/* MP_ERR_NOFIT where the ranks of a host together need more than the `free` bytes of it beyond what each has
+ * already, `base` or less, whatever becomes of each.  What a rank counts as free is that of its host.
+ * Collective; agreed. */
+mp_status mp_forecast_refuse_hosts(const mp_comm *comm, const mp_forecast_job *job, int64_t base,
+                                   double free);
 
 /* What one rank gets done per second, phase by phase, in the units of mp_forecast.work. */
 typedef struct mp_rates {

@@ -255,6 +255,18 @@ mp_status mp_comm_min(const mp_comm *comm, double *values, int count)
                         "minimum over ranks");
 }
 
+mp_status mp_comm_sum_host(const mp_comm *comm, double *values, int count)
+{
+    return mp_mpi_check(MPI_Allreduce(MPI_IN_PLACE, values, count, MPI_DOUBLE, MPI_SUM, comm->host),
+                        "sum over the ranks of a host");
+}
+
+mp_status mp_comm_min_host(const mp_comm *comm, double *values, int count)
+{
+    return mp_mpi_check(MPI_Allreduce(MPI_IN_PLACE, values, count, MPI_DOUBLE, MPI_MIN, comm->host),
+                        "minimum over the ranks of a host");
+}
+
 mp_status mp_comm_sum_int(const mp_comm *comm, int64_t *values, int count)
 {
     if (mp_comm_is_dry(comm)) return MP_OK;

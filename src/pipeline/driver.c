@@ -342,6 +342,22 @@ static int is_done(const run *r)
            (r->job->no_export || mp_checkpoint_has(r->checkpoint, "hf/config.json"));
 }
 
+/* Whether what the run needs is there: before OUT is begun, so that nothing is written in vain.  An OUT with
+ * an earlier run may need none of it: there, once it is known what is left to do. */
+static mp_status afford(run *r)
+{
+    if (r->kept_blocks == r->arch.n_blocks) return MP_OK;
+    MP_TRY(run_afford(r));
+    return r->has_ranks ? MP_OK : ranks_afford(r);
+}
+
+static mp_status find_earlier_run(run *r)
+{
+    r->has_earlier =
+        r->comm->rank == 0 && r->start != MP_START_OVERWRITE && mp_checkpoint_is(r->job->out);
+    return mp_comm_tell(r->comm, &r->has_earlier, sizeof r->has_earlier, 0);
+}
+
 /* From the claim on OUT to the end. */
 static mp_status carry_out(run *r)
 {
@@ -355,6 +371,7 @@ static mp_status carry_out(run *r)
     }
     MP_TRY(stopping_open(r));
     MP_TRY(resume_recall(r));
+    if (r->has_earlier) MP_TRY(afford(r));
     MP_TRY(measure_rate(r));
     MP_TRY(report_start(r));
     mp_clock_lap(&r->runner.clock, MP_PHASE_START, 0.0, &mark);
@@ -375,8 +392,8 @@ mp_status mp_compress(const mp_comm *comm, const mp_job *job)
     MP_GO(run_open_model(&r));
     MP_GO(run_identify(&r));
     MP_GO(run_draw_windows(&r));
-    MP_GO(run_afford(&r));
-    MP_GO(ranks_afford(&r));
+    MP_GO(find_earlier_run(&r));
+    if (!r.has_earlier) MP_GO(afford(&r));
     MP_GO(run_check_outside_blocks(&r));
     MP_GO(carry_out(&r));
 out:

@@ -2,6 +2,7 @@
 #include "mpress/forecast.h"
 
 #include "mpress/memory.h"
+#include "mpress/perplexity.h"
 #include "solve.h"
 
 #include <string.h>
@@ -44,11 +45,20 @@ static int64_t buffer_bytes(const mp_forecast_job *job)
            3 * 4 * (job->seqlen + nb) * widest;
 }
 
+/* What the ranks of a node share: blocks under work or, before and after, what an evaluation has. */
+static int64_t shared_bytes(const mp_forecast_job *job)
+{
+    int64_t blocks = job->batch * (int64_t)mp_block_bytes(job->arch);
+
+    if (job->eval_windows == 0) return blocks;
+    return larger(blocks, (int64_t)mp_perplexity_shared_bytes(job->arch));
+}
+
 static mp_status set_out(const mp_forecast_job *job, int64_t base, setting *s)
 {
     *s = (setting){.job = job,
                    .base = base,
-                   .weights = job->batch * (int64_t)mp_block_bytes(job->arch),
+                   .weights = shared_bytes(job),
                    .buffers = job->windows > 0 ? buffer_bytes(job) : 0,
                    .everybody = mp_grid_of(0, job->size)};
     return forecast_grids(job, s->grids);
@@ -141,17 +151,35 @@ static mp_status solve_bytes(const setting *set, int rank, mp_forecast_memory *m
     return MP_OK;
 }
 
+/* Windows of `windows` that a rank has: rank r those r, r + size, ... */
+static int64_t local_windows(const mp_forecast_job *job, int64_t windows, int rank)
+{
+    return (windows - rank + job->size - 1) / job->size;
+}
+
 static mp_status memory_of_rank(const setting *set, int rank, mp_forecast_memory *m)
 {
     const mp_forecast_job *job = set->job;
-    int64_t local = (job->windows - rank + job->size - 1) / job->size;
+    int64_t local = local_windows(job, job->windows, rank);
 
     *m = (mp_forecast_memory){.base = set->base, .weights = set->weights, .buffers = set->buffers};
     MP_TRY(solve_bytes(set, rank, m));
     if (job->windows > 0)
         m->hidden = 4 * local * job->seqlen * job->arch->d_model + kept_bytes(job, local);
-    m->rank = m->base + m->hidden + m->moments + m->rows + m->buffers;
+    if (job->eval_windows > 0)
+        m->evaluation = mp_perplexity_rank_bytes(job->arch, job->eval_windows, job->eval_seqlen,
+                                                 local_windows(job, job->eval_windows, rank));
+    m->rank = m->base + larger(m->hidden + m->moments + m->rows + m->buffers, m->evaluation);
     return MP_OK;
+}
+
+mp_status mp_forecast_memory_at(const mp_forecast_job *job, int64_t base, int rank,
+                                mp_forecast_memory *memory)
+{
+    setting set;
+
+    MP_TRY(set_out(job, base, &set));
+    return memory_of_rank(&set, rank, memory);
 }
 
 mp_status mp_forecast_memory_of(const mp_forecast_job *job, int64_t base, mp_forecast *f)
@@ -209,8 +237,7 @@ int64_t mp_forecast_floor(const mp_forecast_job *job, int64_t base)
     mp_forecast_job alone = *job;
 
     alone.size = 1;
-    return base + (job->windows > 0 ? buffer_bytes(&alone) : 0) +
-           job->batch * (int64_t)mp_block_bytes(job->arch) / job->per_node;
+    return base + (job->windows > 0 ? buffer_bytes(&alone) : 0) + shared_bytes(job) / job->per_node;
 }
 
 /* A matrix that no call of a library could count does not fit either. */

@@ -8,6 +8,8 @@
 #include "mpress/moment.h"
 #include "mpress/rng.h"
 
+#include <string.h>
+
 enum { TILE = 16, TOKENS = 24 };
 
 /* What `step` sends on the job itself and, on the same rank of one that does not run, what is counted. */
@@ -215,6 +217,59 @@ static mp_status nodes_that_are_found_hold_every_rank(const mp_comm *c)
     return MP_OK;
 }
 
+/* One long window: the rank that has it needs most, and the others are not charged for it. */
+static mp_status a_host_needs_what_its_ranks_need_together(const mp_comm *c)
+{
+    const mp_arch arch = arch_of(64);
+    const mp_method_options options = {.blocksize = TILE};
+    const mp_forecast_job job = {.arch = &arch,
+                                 .method = mp_method_find("sparsegpt"),
+                                 .options = &options,
+                                 .windows = 1,
+                                 .seqlen = 1 << 16,
+                                 .size = c->size,
+                                 .per_node = c->size,
+                                 .batch = 1};
+    const int64_t base = 1 << 20;
+    mp_forecast f;
+    double needed;
+
+    MP_TRY(mp_forecast_memory_of(&job, base, &f));
+    needed = (double)(f.node_bytes - c->size * base);
+    MP_EXPECT(c->size == 1 || needed < (double)(c->size * (f.memory.rank - base)));
+    MP_TRY(mp_forecast_refuse_hosts(c, &job, base, needed));
+    MP_EXPECT(mp_forecast_refuse_hosts(c, &job, base, needed - 1.0) == MP_ERR_NOFIT);
+    MP_EXPECT(strstr(mp_error_message(), "free on a host") != NULL);
+    return MP_OK;
+}
+
+/* Windows of an evaluation are there when those of the calibration are not. */
+static mp_status an_evaluation_can_be_what_needs_most(const mp_comm *c)
+{
+    const mp_arch arch = arch_of(64);
+    const mp_method_options options = {.blocksize = TILE};
+    mp_forecast_job job = {.arch = &arch,
+                           .method = mp_method_find("sparsegpt"),
+                           .options = &options,
+                           .windows = 4,
+                           .seqlen = TOKENS,
+                           .eval_windows = 1,
+                           .eval_seqlen = TOKENS,
+                           .size = c->size,
+                           .per_node = c->size,
+                           .batch = 1};
+    mp_forecast f;
+    int64_t few;
+
+    MP_TRY(mp_forecast_memory_of(&job, 0, &f));
+    few = f.memory.rank;
+    job.eval_windows = 4000;
+    MP_TRY(mp_forecast_memory_of(&job, 0, &f));
+    MP_EXPECT(f.memory.rank > few && f.memory.rank == f.memory.evaluation);
+    MP_EXPECT(f.memory.evaluation >= 4000 / c->size * TOKENS * arch.d_model * 4);
+    return MP_OK;
+}
+
 const mp_case cases_forecast[] = {
     {"messages_of_moments_are_counted_dry", messages_of_moments_are_counted_dry},
     {"messages_of_factors_are_counted_dry", messages_of_factors_are_counted_dry},
@@ -222,5 +277,7 @@ const mp_case cases_forecast[] = {
     {"rows_of_integers_are_foretold_with_their_grids",
      rows_of_integers_are_foretold_with_their_grids},
     {"nodes_that_are_found_hold_every_rank", nodes_that_are_found_hold_every_rank},
+    {"a_host_needs_what_its_ranks_need_together", a_host_needs_what_its_ranks_need_together},
+    {"an_evaluation_can_be_what_needs_most", an_evaluation_can_be_what_needs_most},
     {NULL, NULL},
 };

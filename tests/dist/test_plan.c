@@ -166,5 +166,11 @@ Test(plan, compress_refuses_what_will_not_fit_before_it_begins, .timeout = 120)
     cr_expect_eq(o.code, 64);
     cr_expect(strstr(o.text, "--mem-per-rank much: expected bytes") != NULL, "%s", o.text);
     expect_success(&o, 1, "compress $M $S/out --sparsity 2:4 --mem-per-rank 2G" CALIB);
+    /* where nothing is left to do nothing is needed */
+    expect_success(&o, 2, "compress $M $S/out --sparsity 2:4 --mem-per-rank 20M" CALIB);
+    cr_expect(strstr(o.text, "finished already") != NULL, "%s", o.text);
+    launch(&o, 2, "compress $M $S/out --overwrite --sparsity 2:4 --mem-per-rank 20M" CALIB);
+    cr_expect_eq(o.code, 64);
+    expect_true("test -e $S/out/report.json");
     scratch_remove(scratch);
 }
