@@ -46,6 +46,7 @@ typedef struct mp_forecast {
     double work
         [MP_PHASE_COUNT]; /* of the busiest rank: flop, or bytes where a phase computes nothing */
     int64_t moved[MP_PHASE_COUNT];                    /* bytes that all ranks send */
+    int64_t crossed[MP_PHASE_COUNT];                  /* of them from one node into another */
     int64_t files;                                    /* that are written and made to last */
     int64_t read_bytes;                               /* of the model */
     int64_t checkpoint_bytes, hf_bytes, hidden_bytes; /* on disk; the last while the run lasts */

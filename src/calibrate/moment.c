@@ -258,14 +258,14 @@ static void add_panel(mp_dmat *d, const float *panel, int64_t begin, int64_t end
 }
 
 /* Elements of the tile columns [begin, end) that `owner` holds. */
-static int elements_of(const mp_dmat *d, int64_t begin, int64_t end, int owner)
+static int64_t elements_of(const mp_dmat *d, int64_t begin, int64_t end, int owner)
 {
     int p = (owner - d->grid.first) / d->grid.cols, q = (owner - d->grid.first) % d->grid.cols;
     int64_t elements = 0;
 
     for (int64_t j = begin; j < end; j++)
         if (j % d->grid.cols == q) elements += tile_count(d, j, p) * d->nb * d->nb;
-    return (int)elements;
+    return elements;
 }
 
 /* Who has how much of the panel of tile columns [begin, end) for whom. */
@@ -273,10 +273,10 @@ static mp_status plan_merge(const mp_moment *m, mp_exchange *e, int active, int6
                             int64_t end)
 {
     const mp_comm *comm = m->comm;
-    int mine = elements_of(m->matrix, begin, end, comm->rank);
+    int mine = (int)elements_of(m->matrix, begin, end, comm->rank);
 
     for (int r = 0; r < comm->size; r++) {
-        e->send_counts[r] = comm->rank < active ? elements_of(m->matrix, begin, end, r) : 0;
+        e->send_counts[r] = comm->rank < active ? (int)elements_of(m->matrix, begin, end, r) : 0;
         e->receive_counts[r] = r < active ? mine : 0;
     }
     return mp_exchange_ready(comm, e);
@@ -339,20 +339,16 @@ mp_status mp_moment_add(mp_moment *m, mp_moment_scratch *s, int active, const fl
 
 mp_status mp_moment_add_dry(mp_moment *m, int active)
 {
-    mp_exchange *e = NULL;
-    int64_t end;
-    mp_status st;
+    const mp_dmat *d = m->matrix;
+    const mp_comm *comm = m->comm;
+    int64_t all = d->tiles * (d->tiles + 1) / 2 * d->nb * d->nb, here = 0;
 
-    if (m->comm->size == 1) return MP_OK;
-    MP_TRY(mp_exchange_create(m->comm, &e));
-    for (int64_t begin = 0; begin < m->matrix->tiles; begin = end) {
-        end = panel_end(m->matrix->tiles, m->matrix->nb, begin);
-        MP_GO(plan_merge(m, e, active, begin, end));
-        MP_GO(mp_comm_exchange(m->comm, e, MPI_FLOAT, NULL, NULL));
-    }
-out:
-    mp_exchange_free(e);
-    return st;
+    if (comm->size == 1 || comm->rank >= active) return MP_OK;
+    /* panel by panel each rank has its tiles of what this one has computed: over all panels, all of them */
+    for (int r = 0; r < comm->size; r++)
+        if (comm->node_of[r] == comm->node_index) here += elements_of(d, 0, d->tiles, r);
+    mp_comm_count_bytes(4 * (all - elements_of(d, 0, d->tiles, comm->rank)), 4 * (all - here));
+    return MP_OK;
 }
 
 static mp_status check_finite(const mp_moment *m)

@@ -47,48 +47,60 @@ static int products_of(const mp_forecast_job *job)
     return job->method->knows_loss && is_exact ? 1 : 2;
 }
 
-/* What was sent since `before`, taken off the count again: nobody has sent it. */
-static int64_t take_count(int64_t before)
-{
-    int64_t sent = mp_comm_bytes_moved() - before;
+/* What is counted of a job, and from where on it is. */
+typedef struct traffic {
+    int64_t *moved, *crossed; /* [MP_PHASE_COUNT] */
+    int64_t moved_before, crossed_before;
+} traffic;
 
-    mp_comm_count_bytes(-sent);
-    return sent;
+static traffic count_into(int64_t *moved, int64_t *crossed)
+{
+    return (traffic){moved, crossed, mp_comm_bytes_moved(), mp_comm_bytes_crossed()};
 }
 
-static mp_status count_streams(const mp_dmat *matrix, mp_half half, int times, int64_t *moved)
+/* What was sent since the start of the count belongs to `phase`, `times` over; it is taken off the counts of
+ * the process again: nobody has sent it. */
+static void take_count(const traffic *t, mp_phase phase, int64_t times)
 {
-    int64_t before = mp_comm_bytes_moved(), length;
+    int64_t moved = mp_comm_bytes_moved() - t->moved_before;
+    int64_t crossed = mp_comm_bytes_crossed() - t->crossed_before;
+
+    mp_comm_count_bytes(-moved, -crossed);
+    t->moved[phase] += times * moved;
+    t->crossed[phase] += times * crossed;
+}
+
+static mp_status count_streams(const mp_dmat *matrix, mp_half half, int times, mp_phase phase,
+                               const traffic *t)
+{
+    int64_t length;
     mp_stream *stream = NULL;
     mp_status st = MP_OK;
     float *column;
 
     if (times == 0) return MP_OK;
     MP_TRY(mp_stream_create(matrix, half, matrix->tiles - 1, -1, &stream));
-    for (int64_t t = 0; t < matrix->tiles && st == MP_OK; t++)
+    for (int64_t tile = 0; tile < matrix->tiles && st == MP_OK; tile++)
         st = mp_stream_next(stream, &column, &length);
     mp_stream_free(stream);
-    *moved += times * take_count(before);
+    take_count(t, phase, times);
     return st;
 }
 
-static mp_status count_merge(const mp_forecast_job *job, mp_moment *moment, int64_t *moved)
+static mp_status count_merge(const mp_forecast_job *job, mp_moment *moment, const traffic *t)
 {
-    int64_t before = mp_comm_bytes_moved();
-
     MP_TRY(mp_moment_add_dry(moment, job->size));
-    *moved += job->windows / job->size * take_count(before);
+    take_count(t, MP_PHASE_MERGE, job->windows / job->size);
     MP_TRY(mp_moment_add_dry(moment, (int)(job->windows % job->size)));
-    *moved += take_count(before);
+    take_count(t, MP_PHASE_MERGE, 1);
     return MP_OK;
 }
 
 /* The linear maps of a state, from the ranks that have them to all nodes. */
 static mp_status count_publish(const mp_forecast_job *job, const mp_comm *comm, int state,
-                               int64_t *moved)
+                               const traffic *t)
 {
     const mp_state *s = &job->arch->states[state];
-    int64_t before = mp_comm_bytes_moved();
 
     for (int i = s->first_linear; i < s->first_linear + s->linear_count; i++) {
         const mp_linear_row *row = &job->arch->linears[i];
@@ -103,50 +115,64 @@ static mp_status count_publish(const mp_forecast_job *job, const mp_comm *comm, 
         else if (job->method->factorise == NULL)
             MP_TRY(solve_share_rows(comm, row->d_out, row->d_in, NULL));
     }
-    *moved += take_count(before);
+    take_count(t, MP_PHASE_PUBLISH, 1);
     return MP_OK;
 }
 
 /* The messages of one rank for one state of a block, phase by phase, in the order of a run. */
 static mp_status count_state(const mp_forecast_job *job, const mp_comm *comm, int state,
-                             mp_grid grid, int64_t *moved)
+                             mp_grid grid, const traffic *t)
 {
     const mp_method *method = job->method;
     mp_moment *m = NULL;
     mp_dmat *at_grid = NULL;
-    int64_t before, failed_at;
+    int64_t failed_at;
     mp_status st;
 
-    MP_TRY(count_publish(job, comm, state, &moved[MP_PHASE_PUBLISH]));
+    MP_TRY(count_publish(job, comm, state, t));
     if (job->windows == 0) return MP_OK;
     MP_TRY(mp_moment_create(comm, job->arch->states[state].width, job->options->blocksize, &m));
-    MP_GO(count_merge(job, m, &moved[MP_PHASE_MERGE]));
-    before = mp_comm_bytes_moved();
+    MP_GO(count_merge(job, m, t));
     MP_GO(mp_dmat_move(&m->matrix, grid, &at_grid));
     m->matrix = at_grid;
-    moved[MP_PHASE_COLLECT] += take_count(before);
+    take_count(t, MP_PHASE_COLLECT, 1);
     if (method->factor_flop > 0.0) MP_GO(mp_dmat_cholesky(m->matrix, &failed_at));
-    moved[MP_PHASE_FACTOR] += take_count(before);
-    MP_GO(count_streams(m->matrix, MP_LOWER_HALF, method->streams, &moved[MP_PHASE_SWEEP]));
-    MP_GO(count_streams(m->matrix, MP_UPPER_HALF, products_of(job), &moved[MP_PHASE_ERROR]));
+    take_count(t, MP_PHASE_FACTOR, 1);
+    MP_GO(count_streams(m->matrix, MP_LOWER_HALF, method->streams, MP_PHASE_SWEEP, t));
+    MP_GO(count_streams(m->matrix, MP_UPPER_HALF, products_of(job), MP_PHASE_ERROR, t));
 out:
     mp_moment_free(m);
     return st;
 }
 
-static mp_status count_rank(const mp_forecast_job *job, const mp_grid *grids, int rank,
-                            int64_t *moved)
+/* Of one rank: the windows, and one block after another. */
+static mp_status count_rank(const mp_forecast_job *job, const mp_grid *grids, const mp_comm *comm,
+                            mp_forecast *f)
 {
-    int64_t of_block[MP_PHASE_COUNT] = {0}, before = mp_comm_bytes_moved();
+    int64_t moved[MP_PHASE_COUNT] = {0}, crossed[MP_PHASE_COUNT] = {0};
+    const traffic of_run = count_into(f->moved, f->crossed), of_block = count_into(moved, crossed);
+
+    MP_TRY(mp_hidden_embed_dry(comm, job->windows, job->seqlen, job->arch->d_model));
+    take_count(&of_run, MP_PHASE_EMBED, 1);
+    for (int s = 0; s < job->arch->n_states; s++)
+        MP_TRY(count_state(job, comm, s, grids[s], &of_block));
+    for (int i = 0; i < MP_PHASE_COUNT; i++) {
+        f->moved[i] += job->arch->n_blocks * moved[i];
+        f->crossed[i] += job->arch->n_blocks * crossed[i];
+    }
+    return MP_OK;
+}
+
+static mp_status count_ranks(const mp_forecast_job *job, const mp_grid *grids, mp_forecast *f)
+{
     mp_comm *comm = NULL;
     mp_status st;
 
-    MP_TRY(mp_comm_create_dry(rank, job->size, job->per_node, &comm));
-    MP_GO(mp_hidden_embed_dry(comm, job->windows, job->seqlen, job->arch->d_model));
-    moved[MP_PHASE_EMBED] += take_count(before);
-    for (int s = 0; s < job->arch->n_states; s++)
-        MP_GO(count_state(job, comm, s, grids[s], of_block));
-    for (int i = 0; i < MP_PHASE_COUNT; i++) moved[i] += job->arch->n_blocks * of_block[i];
+    MP_TRY(mp_comm_create_dry(0, job->size, job->per_node, &comm));
+    for (int r = 0; r < job->size; r++) {
+        mp_comm_set_dry_rank(comm, r);
+        MP_GO(count_rank(job, grids, comm, f));
+    }
 out:
     mp_comm_free(comm);
     return st;
@@ -282,7 +308,7 @@ mp_status mp_forecast_run(const mp_forecast_job *job, mp_forecast *f)
 
     memset(f, 0, sizeof *f);
     MP_TRY(forecast_grids(job, grids));
-    for (int r = 0; r < job->size; r++) MP_TRY(count_rank(job, grids, r, f->moved));
+    MP_TRY(count_ranks(job, grids, f));
     work_on_rows(job, f->work);
     if (job->windows > 0) {
         work_on_moments(job, f->work);
@@ -302,9 +328,8 @@ double mp_forecast_seconds(const mp_forecast_job *job, const mp_forecast *f, con
 
     for (int i = 0; i < MP_PHASE_COUNT; i++) {
         seconds[i] = f->work[i] > 0.0 ? f->work[i] / rates->rate[i] : 0.0;
-        /* what leaves a node: of messages to all ranks alike, the share of the other nodes */
-        if (nodes > 1)
-            seconds[i] += (double)f->moved[i] / nodes * (nodes - 1.0) / nodes / rates->net;
+        /* what comes into a node; the windows all leave that of rank 0 */
+        seconds[i] += (double)f->crossed[i] / (i == MP_PHASE_EMBED ? 1 : nodes) / rates->net;
     }
     seconds[MP_PHASE_START] += rates->start;
     seconds[MP_PHASE_WRITE] += (double)f->files * rates->sync;

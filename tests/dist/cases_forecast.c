@@ -104,6 +104,48 @@ static mp_status messages_of_factors_are_counted_dry(const mp_comm *c)
     return compare(c, factor_and_stream, 13 * TILE);
 }
 
+/* Bytes that all ranks of a job of 8 send in `step`, and those of them that go to another node. */
+static mp_status count_job(mp_status (*step)(const mp_comm *, int64_t), int per_node,
+                           int64_t *moved, int64_t *crossed)
+{
+    *moved = -mp_comm_bytes_moved();
+    *crossed = -mp_comm_bytes_crossed();
+    for (int r = 0; r < 8; r++) {
+        mp_comm *dry = NULL;
+
+        MP_TRY(mp_comm_create_dry(r, 8, per_node, &dry));
+        MP_TRY(step(dry, 9 * TILE));
+        mp_comm_free(dry);
+    }
+    *moved += mp_comm_bytes_moved();
+    *crossed += mp_comm_bytes_crossed();
+    return MP_OK;
+}
+
+static mp_status broadcast(const mp_comm *c, int64_t n)
+{
+    return mp_comm_bcast(c, NULL, (size_t)n, 5);
+}
+
+/* Of a broadcast each node takes in one copy, of an exchange what its ranks get from those of others. */
+static mp_status bytes_into_nodes_are_counted_apart(const mp_comm *c)
+{
+    int64_t moved, crossed, alone;
+
+    (void)c;
+    MP_TRY(count_job(broadcast, 4, &moved, &crossed));
+    MP_EXPECT(moved == 7 * 9 * TILE && crossed == 9 * TILE);
+    MP_TRY(count_job(broadcast, 1, &moved, &crossed));
+    MP_EXPECT(crossed == moved);
+    MP_TRY(count_job(merge, 1, &moved, &alone));
+    MP_EXPECT(alone == moved && moved > 0);
+    MP_TRY(count_job(merge, 4, &moved, &crossed));
+    MP_EXPECT(moved == alone && crossed > moved / 3 && crossed < moved);
+    MP_TRY(count_job(factor_and_stream, 8, &moved, &crossed));
+    MP_EXPECT(moved > 0 && crossed == 0);
+    return MP_OK;
+}
+
 /* A model of four states whose widths do not divide by the tiles. */
 static mp_arch arch_of(int64_t width)
 {
@@ -273,6 +315,7 @@ static mp_status an_evaluation_can_be_what_needs_most(const mp_comm *c)
 const mp_case cases_forecast[] = {
     {"messages_of_moments_are_counted_dry", messages_of_moments_are_counted_dry},
     {"messages_of_factors_are_counted_dry", messages_of_factors_are_counted_dry},
+    {"bytes_into_nodes_are_counted_apart", bytes_into_nodes_are_counted_apart},
     {"room_is_foretold_to_the_byte", room_is_foretold_to_the_byte},
     {"rows_of_integers_are_foretold_with_their_grids",
      rows_of_integers_are_foretold_with_their_grids},
