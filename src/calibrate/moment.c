@@ -257,12 +257,13 @@ static void add_panel(mp_dmat *d, const float *panel, int64_t begin, int64_t end
     }
 }
 
-/* Elements of the tile columns [begin, end) that `owner` holds. */
+/* Elements of the tile columns [begin, end) that `owner` holds: none outside the grid. */
 static int64_t elements_of(const mp_dmat *d, int64_t begin, int64_t end, int owner)
 {
     int p = (owner - d->grid.first) / d->grid.cols, q = (owner - d->grid.first) % d->grid.cols;
     int64_t elements = 0;
 
+    if (!mp_grid_holds(&d->grid, owner)) return 0;
     for (int64_t j = begin; j < end; j++)
         if (j % d->grid.cols == q) elements += tile_count(d, j, p) * d->nb * d->nb;
     return elements;
@@ -291,7 +292,8 @@ static mp_status merge(mp_moment *m, mp_moment_scratch *s, int active, int64_t b
 
     MP_TRY(plan_merge(m, e, active, begin, end));
     for (int r = 0; r < comm->size && comm->rank < active; r++)
-        cut(d, s->panel, begin, end, r, s->send + e->send_starts[r]);
+        if (mp_grid_holds(&d->grid, r))
+            cut(d, s->panel, begin, end, r, s->send + e->send_starts[r]);
     MP_TRY(mp_comm_exchange(comm, e, MPI_FLOAT, s->send, s->receive));
     for (int r = 0; r < active; r++) add_cut(d, s->receive + e->receive_starts[r], begin, end);
     return MP_OK;
