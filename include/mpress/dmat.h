@@ -51,6 +51,10 @@ double *mp_dmat_tile(const mp_dmat *matrix, int64_t tile_row, int64_t tile_col);
  * Cost: order^2 / 2 doubles over the network, in pieces of a few tile columns. */
 mp_status mp_dmat_move(mp_dmat **from, mp_grid grid, mp_dmat **to);
 
+/* Counts what all ranks of `comm`, which is dry, would send in that, for a matrix of `tiles` tile columns. */
+void mp_dmat_count_move(const mp_comm *comm, const mp_grid *from, const mp_grid *to, int64_t tiles,
+                        int64_t nb);
+
 /* The diagonal, [order], on all ranks; and back: each owner sets its elements.  Get is collective. */
 mp_status mp_dmat_get_diagonal(const mp_dmat *matrix, double *diagonal);
 void mp_dmat_set_diagonal(mp_dmat *matrix, const double *diagonal);

@@ -206,6 +206,23 @@ out:
     return st;
 }
 
+void mp_dmat_count_move(const mp_comm *comm, const mp_grid *from, const mp_grid *to, int64_t tiles,
+                        int64_t nb)
+{
+    const int64_t bytes = 8 * nb * nb;
+    int64_t moved = 0, crossed = 0;
+
+    if (memcmp(from, to, sizeof *from) == 0) return;
+    for (int64_t j = 0; j < tiles; j++)
+        for (int64_t i = j; i < tiles; i++) {
+            int owner = mp_grid_rank(from, i, j), next = mp_grid_rank(to, i, j);
+
+            moved += owner != next;
+            crossed += comm->node_of[owner] != comm->node_of[next];
+        }
+    mp_comm_count_bytes(moved * bytes, crossed * bytes);
+}
+
 mp_status mp_dmat_move(mp_dmat **from, mp_grid grid, mp_dmat **to)
 {
     enum { PIECE_TILES = 1024 }; /* tiles per exchange, all ranks together: 128 MiB at nb = 128 */

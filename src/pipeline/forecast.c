@@ -25,16 +25,24 @@ static double most_rows(const mp_forecast_job *job, const mp_linear_row *row)
     return (double)(end - begin);
 }
 
-mp_status forecast_grids(const mp_forecast_job *job, mp_grid *grids)
+mp_status forecast_grids(const mp_forecast_job *job, int count, mp_grid *grids)
 {
     const int64_t *ranks = job->method->factorise != NULL ? job->ranks : NULL;
-    const int n = job->arch->n_states, together = job->order == MP_ORDER_LINEAR ? 1 : n;
-    mp_plan_task tasks[MP_MAX_STATES];
+    const int n = job->arch->n_states, together = job->order == MP_ORDER_LINEAR ? 1 : count * n;
+    mp_plan_task tasks[MP_MAX_BATCH * MP_MAX_STATES];
 
-    for (int s = 0; s < n; s++) tasks[s] = mp_plan_state(job->arch, s, none_skipped, ranks);
-    for (int s = 0; s < n; s += together)
-        MP_TRY(mp_plan_grids(tasks + s, together, job->size, grids + s));
+    for (int u = 0; u < count * n; u++)
+        tasks[u] = mp_plan_state(job->arch, u % n, none_skipped, ranks);
+    for (int u = 0; u < count * n; u += together)
+        MP_TRY(mp_plan_grids(tasks + u, together, job->size, grids + u));
     return MP_OK;
+}
+
+int64_t forecast_order(const mp_forecast_job *job, int state)
+{
+    int64_t nb = job->options->blocksize;
+
+    return (job->arch->states[state].width + nb - 1) / nb * nb;
 }
 
 /* Products with H for the error of a linear map: of the dense weights and, where the method does not know what
@@ -46,6 +54,13 @@ static int products_of(const mp_forecast_job *job)
     if (job->windows == 0) return 0;
     return job->method->knows_loss && is_exact ? 1 : 2;
 }
+
+/* Blocks that are solved side by side, and how often there are so many. */
+typedef struct batch {
+    int count;
+    int64_t times;
+    mp_grid grids[MP_MAX_BATCH * MP_MAX_STATES]; /* [count][n_states] */
+} batch;
 
 /* What is counted of a job, and from where on it is. */
 typedef struct traffic {
@@ -87,18 +102,19 @@ static mp_status count_streams(const mp_dmat *matrix, mp_half half, int times, m
     return st;
 }
 
-static mp_status count_merge(const mp_forecast_job *job, mp_moment *moment, const traffic *t)
+static mp_status count_merge(const mp_forecast_job *job, mp_moment *moment, int times,
+                             const traffic *t)
 {
     MP_TRY(mp_moment_add_dry(moment, job->size));
-    take_count(t, MP_PHASE_MERGE, job->windows / job->size);
+    take_count(t, MP_PHASE_MERGE, times * (job->windows / job->size));
     MP_TRY(mp_moment_add_dry(moment, (int)(job->windows % job->size)));
-    take_count(t, MP_PHASE_MERGE, 1);
+    take_count(t, MP_PHASE_MERGE, times);
     return MP_OK;
 }
 
 /* The linear maps of a state, from the ranks that have them to all nodes. */
 static mp_status count_publish(const mp_forecast_job *job, const mp_comm *comm, int state,
-                               const traffic *t)
+                               int times, const traffic *t)
 {
     const mp_state *s = &job->arch->states[state];
 
@@ -115,64 +131,98 @@ static mp_status count_publish(const mp_forecast_job *job, const mp_comm *comm, 
         else if (job->method->factorise == NULL)
             MP_TRY(solve_share_rows(comm, row->d_out, row->d_in, NULL));
     }
-    take_count(t, MP_PHASE_PUBLISH, 1);
+    take_count(t, MP_PHASE_PUBLISH, times);
     return MP_OK;
 }
 
-/* The messages of one rank for one state of a block, phase by phase, in the order of a run. */
-static mp_status count_state(const mp_forecast_job *job, const mp_comm *comm, int state,
+/* The factorisation of a moment of a state on its grid, and what is streamed of it. */
+static mp_status count_solve(const mp_forecast_job *job, const mp_comm *comm, int state,
                              mp_grid grid, const traffic *t)
 {
-    const mp_method *method = job->method;
-    mp_moment *m = NULL;
-    mp_dmat *at_grid = NULL;
-    int64_t failed_at;
+    int64_t nb = job->options->blocksize, failed_at;
+    mp_dmat *m = NULL;
     mp_status st;
 
-    MP_TRY(count_publish(job, comm, state, t));
+    MP_TRY(mp_dmat_create(comm, grid, forecast_order(job, state), nb, &m));
+    if (job->method->factor_flop > 0.0) MP_GO(mp_dmat_cholesky(m, &failed_at));
+    take_count(t, MP_PHASE_FACTOR, 1);
+    MP_GO(count_streams(m, MP_LOWER_HALF, job->method->streams, MP_PHASE_SWEEP, t));
+    MP_GO(count_streams(m, MP_UPPER_HALF, products_of(job), MP_PHASE_ERROR, t));
+out:
+    mp_dmat_free(m);
+    return st;
+}
+
+/* The messages of one rank for one state of the blocks of a batch, phase by phase. */
+static mp_status count_state(const mp_forecast_job *job, const mp_comm *comm, int state,
+                             const batch *b, const traffic *t)
+{
+    mp_moment *m = NULL;
+    mp_status st;
+
+    MP_TRY(count_publish(job, comm, state, b->count, t));
     if (job->windows == 0) return MP_OK;
     MP_TRY(mp_moment_create(comm, job->arch->states[state].width, job->options->blocksize, &m));
-    MP_GO(count_merge(job, m, t));
-    MP_GO(mp_dmat_move(&m->matrix, grid, &at_grid));
-    m->matrix = at_grid;
-    take_count(t, MP_PHASE_COLLECT, 1);
-    if (method->factor_flop > 0.0) MP_GO(mp_dmat_cholesky(m->matrix, &failed_at));
-    take_count(t, MP_PHASE_FACTOR, 1);
-    MP_GO(count_streams(m->matrix, MP_LOWER_HALF, method->streams, MP_PHASE_SWEEP, t));
-    MP_GO(count_streams(m->matrix, MP_UPPER_HALF, products_of(job), MP_PHASE_ERROR, t));
+    MP_GO(count_merge(job, m, b->count, t));
+    for (int k = 0; k < b->count; k++)
+        MP_GO(count_solve(job, comm, state, b->grids[k * job->arch->n_states + state], t));
 out:
     mp_moment_free(m);
     return st;
 }
 
-/* Of one rank: the windows, and one block after another. */
-static mp_status count_rank(const mp_forecast_job *job, const mp_grid *grids, const mp_comm *comm,
-                            mp_forecast *f)
+/* The moments of a batch from all ranks to their grids, which is counted for all ranks at once. */
+static void count_collect(const mp_forecast_job *job, const mp_comm *comm, const batch *b,
+                          const traffic *t)
+{
+    const mp_grid everybody = mp_grid_of(0, job->size);
+    const int64_t nb = job->options->blocksize;
+
+    for (int u = 0; u < b->count * job->arch->n_states && job->windows > 0; u++)
+        mp_dmat_count_move(comm, &everybody, &b->grids[u],
+                           forecast_order(job, u % job->arch->n_states) / nb, nb);
+    take_count(t, MP_PHASE_COLLECT, 1);
+}
+
+/* All ranks, for one batch. */
+static mp_status count_batch(const mp_forecast_job *job, const batch *b, mp_comm *comm,
+                             mp_forecast *f)
 {
     int64_t moved[MP_PHASE_COUNT] = {0}, crossed[MP_PHASE_COUNT] = {0};
-    const traffic of_run = count_into(f->moved, f->crossed), of_block = count_into(moved, crossed);
+    const traffic t = count_into(moved, crossed);
 
-    MP_TRY(mp_hidden_embed_dry(comm, job->windows, job->seqlen, job->arch->d_model));
-    take_count(&of_run, MP_PHASE_EMBED, 1);
-    for (int s = 0; s < job->arch->n_states; s++)
-        MP_TRY(count_state(job, comm, s, grids[s], &of_block));
+    count_collect(job, comm, b, &t);
+    for (int r = 0; r < job->size; r++) {
+        mp_comm_set_dry_rank(comm, r);
+        for (int s = 0; s < job->arch->n_states; s++) MP_TRY(count_state(job, comm, s, b, &t));
+    }
     for (int i = 0; i < MP_PHASE_COUNT; i++) {
-        f->moved[i] += job->arch->n_blocks * moved[i];
-        f->crossed[i] += job->arch->n_blocks * crossed[i];
+        f->moved[i] += b->times * moved[i];
+        f->crossed[i] += b->times * crossed[i];
     }
     return MP_OK;
 }
 
-static mp_status count_ranks(const mp_forecast_job *job, const mp_grid *grids, mp_forecast *f)
+/* The windows, which rank 0 embeds, and all blocks in batches, of which the last may be smaller. */
+static mp_status count_messages(const mp_forecast_job *job, mp_forecast *f)
 {
+    const traffic t = count_into(f->moved, f->crossed);
+    const int64_t blocks = job->arch->n_blocks;
+    const int rest = (int)(blocks % job->batch);
+    batch b = {.count = job->batch, .times = blocks / job->batch};
     mp_comm *comm = NULL;
     mp_status st;
 
     MP_TRY(mp_comm_create_dry(0, job->size, job->per_node, &comm));
-    for (int r = 0; r < job->size; r++) {
-        mp_comm_set_dry_rank(comm, r);
-        MP_GO(count_rank(job, grids, comm, f));
-    }
+    MP_GO(mp_hidden_embed_dry(comm, job->windows, job->seqlen, job->arch->d_model));
+    take_count(&t, MP_PHASE_EMBED, 1);
+    MP_GO(forecast_grids(job, b.count, b.grids));
+    if (b.times > 0) MP_GO(count_batch(job, &b, comm, f));
+    if (rest == 0) goto out;
+    b.count = rest;
+    b.times = 1;
+    MP_GO(forecast_grids(job, b.count, b.grids));
+    MP_GO(count_batch(job, &b, comm, f));
 out:
     mp_comm_free(comm);
     return st;
@@ -195,23 +245,24 @@ static double forward_flop(const mp_forecast_job *job)
     return blocks * (whole - last) + (blocks - 1.0) * whole;
 }
 
-/* Flop of factorisations on the rank that has most of them. */
+/* Flop of the factorisations of a block on the rank that has most of those of a batch. */
 static double factor_flop(const mp_forecast_job *job, const mp_grid *grids)
 {
     const int64_t *ranks = job->method->factorise != NULL ? job->ranks : NULL;
-    double most = 0.0;
+    const int n = job->arch->n_states;
+    double most = 0.0, work[MP_MAX_STATES];
 
     if (job->method->factor_flop == 0.0 && ranks == NULL) return 0.0;
+    for (int s = 0; s < n; s++) work[s] = mp_plan_state(job->arch, s, none_skipped, ranks).work;
     for (int r = 0; r < job->size; r++) {
         double mine = 0.0;
 
-        for (int s = 0; s < job->arch->n_states; s++)
-            if (mp_grid_holds(&grids[s], r))
-                mine += mp_plan_state(job->arch, s, none_skipped, ranks).work /
-                        (double)(grids[s].rows * grids[s].cols);
+        for (int u = 0; u < job->batch * n; u++)
+            if (mp_grid_holds(&grids[u], r))
+                mine += work[u % n] / (double)(grids[u].rows * grids[u].cols);
         if (mine > most) most = mine;
     }
-    return most;
+    return most / job->batch;
 }
 
 /* What the linear maps of one block take on the rank with most rows. */
@@ -304,11 +355,11 @@ static void count_files(const mp_forecast_job *job, mp_forecast *f)
 mp_status mp_forecast_run(const mp_forecast_job *job, mp_forecast *f)
 {
     const double blocks = (double)job->arch->n_blocks;
-    mp_grid grids[MP_MAX_STATES];
+    mp_grid grids[MP_MAX_BATCH * MP_MAX_STATES];
 
     memset(f, 0, sizeof *f);
-    MP_TRY(forecast_grids(job, grids));
-    MP_TRY(count_ranks(job, grids, f));
+    MP_TRY(count_messages(job, f));
+    MP_TRY(forecast_grids(job, job->batch, grids));
     work_on_rows(job, f->work);
     if (job->windows > 0) {
         work_on_moments(job, f->work);

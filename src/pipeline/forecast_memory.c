@@ -22,15 +22,10 @@ typedef struct setting {
     const mp_forecast_job *job;
     int64_t base, weights; /* of a rank without a model; of a node */
     int64_t buffers;       /* made once for all blocks, and those of a window */
-    mp_grid everybody, grids[MP_MAX_STATES];
+    mp_grid everybody;
+    int units;                                   /* states of all blocks of a batch */
+    mp_grid grids[MP_MAX_BATCH * MP_MAX_STATES]; /* [units] */
 } setting;
-
-static int64_t padded(const mp_forecast_job *job, int64_t width)
-{
-    int64_t nb = job->options->blocksize;
-
-    return (width + nb - 1) / nb * nb;
-}
 
 static int64_t buffer_bytes(const mp_forecast_job *job)
 {
@@ -60,8 +55,9 @@ static mp_status set_out(const mp_forecast_job *job, int64_t base, setting *s)
                    .base = base,
                    .weights = shared_bytes(job),
                    .buffers = job->windows > 0 ? buffer_bytes(job) : 0,
-                   .everybody = mp_grid_of(0, job->size)};
-    return forecast_grids(job, s->grids);
+                   .everybody = mp_grid_of(0, job->size),
+                   .units = job->batch * job->arch->n_states};
+    return forecast_grids(job, job->batch, s->grids);
 }
 
 /* Bytes of a matrix of the state's order on a rank. */
@@ -70,32 +66,49 @@ static mp_status tile_bytes(const mp_forecast_job *job, int rank, int state, con
 {
     int64_t rows, cols;
 
-    MP_TRY(mp_grid_share(grid, rank, padded(job, job->arch->states[state].width),
-                         job->options->blocksize, &rows, &cols));
+    MP_TRY(mp_grid_share(grid, rank, forecast_order(job, state), job->options->blocksize, &rows,
+                         &cols));
     *bytes = 8 * rows * cols;
     return MP_OK;
 }
 
-/* This rank's rows of a state's linear maps before and after, in strips, with their grids; of factors also the two products
- * that an eigenproblem takes. */
+/* This rank's rows of a state's linear maps before and after, in strips, with their grids. */
 static int64_t row_bytes(const mp_forecast_job *job, int rank, int state)
 {
     const mp_state *s = &job->arch->states[state];
     const mp_quant *quant = &job->options->quant;
-    int64_t strips = 0, factors = 0, row = 2 * 4 * padded(job, s->width);
+    int64_t strips = 0, row = 2 * 4 * forecast_order(job, state);
 
     if (quant->bits > 0) row += 2 * 4 * mp_quant_groups(quant, s->width); /* scale, zero point */
     for (int i = s->first_linear; i < s->first_linear + s->linear_count; i++) {
-        const mp_linear_row *map = &job->arch->linears[i];
-        int64_t begin, end, least = map->d_out < map->d_in ? map->d_out : map->d_in;
+        int64_t begin, end;
 
-        mp_share(map->d_out, MP_STRIP, rank, job->size, &begin, &end);
+        mp_share(job->arch->linears[i].d_out, MP_STRIP, rank, job->size, &begin, &end);
         strips += (end - begin + MP_STRIP - 1) / MP_STRIP;
-        if (job->method->factorise != NULL)
-            factors =
-                larger(factors, 8 * (2 * map->d_out * map->d_in + 2 * least * least) / job->size);
     }
-    return larger(strips * MP_STRIP * row, factors);
+    return strips * MP_STRIP * row;
+}
+
+/* Factors of a state's linear maps on a rank of their grid, and what the map under work takes beside them:
+ * its two products with the moment, and two matrices of its smaller side. */
+static int64_t factor_bytes(const setting *set, int rank, int unit, int64_t *under_work)
+{
+    const mp_forecast_job *job = set->job;
+    const mp_state *s = &job->arch->states[unit % job->arch->n_states];
+    const mp_grid *grid = &set->grids[unit];
+    int64_t ranks = grid->rows * grid->cols, factors = 0;
+
+    *under_work = 0;
+    if (job->method->factorise == NULL || !mp_grid_holds(grid, rank)) return 0;
+    for (int i = s->first_linear; i < s->first_linear + s->linear_count; i++) {
+        const mp_linear_row *map = &job->arch->linears[i];
+        int64_t least = map->d_out < map->d_in ? map->d_out : map->d_in;
+
+        factors += 8 * job->ranks[i] * (map->d_out + map->d_in) / ranks;
+        *under_work =
+            larger(*under_work, 8 * (2 * map->d_out * map->d_in + 2 * least * least) / ranks);
+    }
+    return factors;
 }
 
 /* The states of this rank's windows that linear order keeps from one map to the next. */
@@ -108,14 +121,20 @@ static int64_t kept_bytes(const mp_forecast_job *job, int64_t local)
     return 4 * local * job->seqlen * widest;
 }
 
-/* The moments of a block on a rank: where they grow, and where they are factorised. */
-static mp_status moment_bytes(const setting *set, int rank, int64_t *grown, int64_t *factorised)
+/* The moment of a unit on a rank: where it grows, and where it is factorised. */
+typedef struct moment_share {
+    int64_t grown, factorised;
+} moment_share;
+
+static mp_status moment_bytes(const setting *set, int rank, moment_share *share)
 {
-    for (int s = 0; s < set->job->arch->n_states; s++) {
-        MP_TRY(tile_bytes(set->job, rank, s, &set->everybody, &grown[s]));
-        MP_TRY(tile_bytes(set->job, rank, s, &set->grids[s], &factorised[s]));
-        grown[s] *= set->job->batch;
-        factorised[s] *= set->job->batch;
+    for (int u = 0; u < set->units; u++) {
+        int state = u % set->job->arch->n_states;
+
+        share[u] = (moment_share){0, 0};
+        if (set->job->windows == 0) continue;
+        MP_TRY(tile_bytes(set->job, rank, state, &set->everybody, &share[u].grown));
+        MP_TRY(tile_bytes(set->job, rank, state, &set->grids[u], &share[u].factorised));
     }
     return MP_OK;
 }
@@ -127,26 +146,42 @@ static void keep_worst(mp_forecast_memory *m, int64_t moments, int64_t rows)
     m->rows = rows;
 }
 
-/* Moments and rows at their worst: while one matrix after another moves to its grid and stands twice, or
- * while the states are solved one after another and those behind them wait.  In linear order each state has
- * its moment alone. */
+/* While one matrix after another moves to its grid and stands twice; returns what stands then.  In linear
+ * order each state has its moment alone. */
+static int64_t moves(const setting *set, const moment_share *share, mp_forecast_memory *m)
+{
+    const int in_turn = set->job->order == MP_ORDER_LINEAR;
+    int64_t all = 0;
+
+    for (int u = 0; u < set->units; u++) all += share[u].grown;
+    for (int u = 0; u < set->units; u++) {
+        int differs = memcmp(&set->everybody, &set->grids[u], sizeof set->everybody) != 0;
+
+        keep_worst(m, (in_turn ? share[u].grown : all) + (differs ? share[u].factorised : 0), 0);
+        all += share[u].factorised - share[u].grown;
+    }
+    return all;
+}
+
+/* Moments and rows at their worst: while they move, while factors are found and kept, or while the states
+ * are solved one after another and those behind them wait. */
 static mp_status solve_bytes(const setting *set, int rank, mp_forecast_memory *m)
 {
-    const mp_forecast_job *job = set->job;
-    const int n = job->arch->n_states, in_turn = job->order == MP_ORDER_LINEAR;
-    int64_t grown[MP_MAX_STATES] = {0}, factorised[MP_MAX_STATES] = {0}, waiting = 0, all = 0;
+    const int n = set->job->arch->n_states, in_turn = set->job->order == MP_ORDER_LINEAR;
+    moment_share share[MP_MAX_BATCH * MP_MAX_STATES];
+    int64_t waiting = 0, factors = 0, under_work, all;
 
-    if (job->windows > 0) MP_TRY(moment_bytes(set, rank, grown, factorised));
-    for (int s = 0; s < n; s++) all += grown[s];
-    for (int s = 0; s < n; s++) {
-        int moves = memcmp(&set->everybody, &set->grids[s], sizeof set->everybody) != 0;
-
-        keep_worst(m, (in_turn ? grown[s] : all) + (moves ? factorised[s] : 0), 0);
-        all += factorised[s] - grown[s];
+    MP_TRY(moment_bytes(set, rank, share));
+    all = moves(set, share, m);
+    for (int u = 0; u < set->units; u++) {
+        factors = factor_bytes(set, rank, u, &under_work) + (in_turn ? 0 : factors);
+        keep_worst(m, in_turn ? share[u].factorised : all, factors + under_work);
     }
-    for (int s = n - 1; s >= 0; s--) {
-        waiting = factorised[s] + (in_turn ? 0 : waiting);
-        keep_worst(m, waiting, row_bytes(job, rank, s));
+    factors = 0;
+    for (int u = set->units - 1; u >= 0; u--) {
+        waiting = share[u].factorised + (in_turn ? 0 : waiting);
+        factors = factor_bytes(set, rank, u, &under_work) + (in_turn ? 0 : factors);
+        keep_worst(m, waiting, factors + row_bytes(set->job, rank, u % n));
     }
     return MP_OK;
 }
@@ -220,8 +255,7 @@ static mp_status worst_rank(const setting *set, mp_forecast_memory *most)
 {
     MP_TRY(memory_of_rank(set, 0, most));
     MP_TRY(look_at_rows(set, &set->everybody, most));
-    for (int s = 0; s < set->job->arch->n_states; s++)
-        MP_TRY(look_at_rows(set, &set->grids[s], most));
+    for (int u = 0; u < set->units; u++) MP_TRY(look_at_rows(set, &set->grids[u], most));
     return MP_OK;
 }
 

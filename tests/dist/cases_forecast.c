@@ -127,6 +127,17 @@ static mp_status broadcast(const mp_comm *c, int64_t n)
     return mp_comm_bcast(c, NULL, (size_t)n, 5);
 }
 
+static mp_status move_alone(const mp_comm *c, int64_t order)
+{
+    const mp_grid grid = {3, 1, 4};
+    mp_dmat *all = NULL, *few = NULL;
+
+    MP_TRY(mp_dmat_create(c, mp_grid_of(0, c->size), order, TILE, &all));
+    MP_TRY(mp_dmat_move(&all, grid, &few));
+    mp_dmat_free(few);
+    return MP_OK;
+}
+
 /* Of a broadcast each node takes in one copy, of an exchange what its ranks get from those of others. */
 static mp_status bytes_into_nodes_are_counted_apart(const mp_comm *c)
 {
@@ -143,6 +154,26 @@ static mp_status bytes_into_nodes_are_counted_apart(const mp_comm *c)
     MP_EXPECT(moved == alone && crossed > moved / 3 && crossed < moved);
     MP_TRY(count_job(factor_and_stream, 8, &moved, &crossed));
     MP_EXPECT(moved > 0 && crossed == 0);
+    return MP_OK;
+}
+
+/* Moves are counted for all ranks at once: as many bytes as rank by rank. */
+static mp_status moves_are_counted_for_all_ranks_at_once(const mp_comm *c)
+{
+    const mp_grid from = mp_grid_of(0, 8), to = {3, 1, 4};
+    mp_comm *dry = NULL;
+    int64_t moved, crossed, moved_at_once, crossed_at_once;
+
+    (void)c;
+    MP_TRY(count_job(move_alone, 3, &moved, &crossed));
+    MP_TRY(mp_comm_create_dry(0, 8, 3, &dry));
+    moved_at_once = mp_comm_bytes_moved();
+    crossed_at_once = mp_comm_bytes_crossed();
+    mp_dmat_count_move(dry, &from, &to, 9, TILE);
+    moved_at_once = mp_comm_bytes_moved() - moved_at_once;
+    crossed_at_once = mp_comm_bytes_crossed() - crossed_at_once;
+    mp_comm_free(dry);
+    MP_EXPECT(moved == moved_at_once && crossed == crossed_at_once && crossed > 0);
     return MP_OK;
 }
 
@@ -316,6 +347,7 @@ const mp_case cases_forecast[] = {
     {"messages_of_moments_are_counted_dry", messages_of_moments_are_counted_dry},
     {"messages_of_factors_are_counted_dry", messages_of_factors_are_counted_dry},
     {"bytes_into_nodes_are_counted_apart", bytes_into_nodes_are_counted_apart},
+    {"moves_are_counted_for_all_ranks_at_once", moves_are_counted_for_all_ranks_at_once},
     {"room_is_foretold_to_the_byte", room_is_foretold_to_the_byte},
     {"rows_of_integers_are_foretold_with_their_grids",
      rows_of_integers_are_foretold_with_their_grids},
