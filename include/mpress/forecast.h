@@ -15,6 +15,9 @@
  * rank has whatever the model. */
 enum { MP_FILE_LIBRARIES = 6 << 20 };
 
+/* Saving hidden states may take so much of the time of the blocks between two of them, in hundredths. */
+enum { MP_SAVE_PERCENT = 5 };
+
 /* A run that is thought of. */
 typedef struct mp_forecast_job {
     const mp_arch *arch;
@@ -45,13 +48,14 @@ typedef struct mp_forecast_memory {
 typedef struct mp_forecast {
     double work
         [MP_PHASE_COUNT]; /* of the busiest rank: flop, or bytes where a phase computes nothing */
-    int64_t moved[MP_PHASE_COUNT];                    /* bytes that all ranks send */
-    int64_t crossed[MP_PHASE_COUNT];                  /* of them from one node into another */
-    int64_t files;                                    /* that are written and made to last */
-    int64_t read_bytes;                               /* of the model */
-    int64_t checkpoint_bytes, hf_bytes, hidden_bytes; /* on disk; the last while the run lasts */
-    mp_forecast_memory memory;                        /* of the rank that needs most */
-    int64_t node_bytes;                               /* of the node that needs most */
+    int64_t moved[MP_PHASE_COUNT];      /* bytes that all ranks send */
+    int64_t crossed[MP_PHASE_COUNT];    /* of them from one node into another */
+    int64_t files;                      /* that are written and made to last */
+    int64_t read_bytes;                 /* of the model */
+    int64_t checkpoint_bytes, hf_bytes; /* kept on disk */
+    int64_t hidden_bytes; /* of hidden states, as often as they are written while the run lasts */
+    mp_forecast_memory memory; /* of the rank that needs most */
+    int64_t node_bytes;        /* of the node that needs most */
 } mp_forecast;
 
 /* Work, messages and files.  Local; the same on all ranks.
@@ -76,6 +80,12 @@ int mp_forecast_most_nodes(const mp_forecast_job *job);
 
 /* What a rank needs on any number of nodes: the program, buffers, its share of the node's weights. */
 int64_t mp_forecast_floor(const mp_forecast_job *job, int64_t base);
+
+/* Blocks that compress solves side by side where nothing is said: in dense order of a method that factors
+ * as many as half of `free` bytes of a host holds (mp_plan_batch_of), and a rank with `limit` bytes, where
+ * that is not 0; else one.  Local. */
+mp_status mp_forecast_batch(const mp_forecast_job *job, int64_t base, int64_t limit, double free,
+                            int *batch);
 
 /* What a rank needs with its share of what the node holds once. */
 int64_t mp_forecast_rank_bytes(const mp_forecast_job *job, const mp_forecast *forecast);
@@ -111,6 +121,10 @@ typedef struct mp_rates {
  * typical shares of it.  The same on all ranks.  Collective; the status is agreed. */
 mp_status mp_rates_measure(const mp_comm *comm, const mp_forecast_job *job, const char *dir,
                            mp_rates *rates);
+
+/* How often hidden states are saved on the way, as --save-hidden auto would have it by these rates. */
+int64_t mp_forecast_saves(const mp_forecast_job *job, const mp_forecast *forecast,
+                          const mp_rates *rates);
 
 /* Seconds of each phase; returns their sum. */
 double mp_forecast_seconds(const mp_forecast_job *job, const mp_forecast *forecast,

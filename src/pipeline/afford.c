@@ -152,6 +152,9 @@ mp_status run_afford(run *r)
     mp_status st;
 
     MP_TRY(mp_comm_max(r->comm, &base, 1));
+    /* one block at a time is the least that is needed: more only where there is room */
+    MP_TRY(mp_forecast_batch(&job, (int64_t)base + MP_FILE_LIBRARIES, r->rank_limit, INFINITY,
+                             &r->most_batch));
     st = mp_forecast_memory_of(&job, (int64_t)base + MP_FILE_LIBRARIES, &f);
     if (st == MP_OK && r->rank_limit > 0)
         st = mp_forecast_refuse(&job, &f, r->rank_limit, "--mem-per-rank");

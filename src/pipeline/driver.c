@@ -35,20 +35,6 @@ static mp_status check_counts(const mp_job *job)
 }
 
 /* --batch, once order and method are known. */
-static mp_status check_batch(const run *r)
-{
-    long long batch = (long long)r->job->batch;
-
-    if (batch > MP_MAX_BATCH)
-        return mp_fail(MP_ERR_ARG, "--batch %lld: expected at most %d", batch, MP_MAX_BATCH);
-    if (batch > 1 && (r->runner.order != MP_ORDER_DENSE || r->runner.method->factorise == NULL))
-        return mp_fail(MP_ERR_ARG,
-                       "--batch %lld: blocks are solved side by side in dense order of a method "
-                       "that factors, not by %s in %s order",
-                       batch, r->job->method, r->job->propagate);
-    return MP_OK;
-}
-
 /* Which tokens count and how much, as far as it does not hang on the windows. */
 static mp_status read_lengths(run *r)
 {
@@ -102,7 +88,7 @@ static mp_status read_options(run *r)
     MP_TRY(mp_method_options_check(o));
     MP_TRY(mp_quant_options_read(r->runner.method, &job->quant, o));
     MP_TRY(check_counts(job));
-    MP_TRY(check_batch(r));
+    MP_TRY(mp_batch_check(r->runner.method, r->runner.order, job->batch));
     MP_TRY(mp_bos_parse(job->bos, &r->bos));
     MP_TRY(resume_options(r));
     MP_TRY(stopping_options(r));
@@ -188,7 +174,7 @@ static mp_status compress_blocks(run *r, int64_t b, int count)
 /* How many blocks are solved side by side: in dense order, where the method factors. */
 static mp_status choose_batch(run *r)
 {
-    int64_t most = r->job->batch > 0 ? r->job->batch : r->arch.n_blocks;
+    int64_t most = r->job->batch > 0 ? r->job->batch : r->most_batch;
 
     r->runner.batch = 1;
     if (r->runner.order != MP_ORDER_DENSE || r->ranks == NULL) return MP_OK;

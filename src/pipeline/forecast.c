@@ -6,6 +6,7 @@
 #include "mpress/plan.h"
 #include "solve.h"
 
+#include <math.h>
 #include <string.h>
 
 /* Nothing is skipped. */
@@ -343,12 +344,11 @@ static void count_files(const mp_forecast_job *job, mp_forecast *f)
     f->read_bytes = outside + arch->n_blocks * dense;
     f->checkpoint_bytes = outside + arch->n_blocks * (tensors + masks);
     f->hf_bytes = job->exports ? outside + arch->n_blocks * tensors : 0;
-    f->files = 2 * arch->n_blocks;
+    f->files = 2 * arch->n_blocks; /* a block, and the journal that names it */
     f->work[MP_PHASE_START] = 2.0 * (double)outside / ranks;
     f->work[MP_PHASE_READ] = blocks * (double)dense / job->per_node;
     f->work[MP_PHASE_EMBED] = (double)f->hidden_bytes;
-    f->work[MP_PHASE_WRITE] =
-        (blocks * (double)(tensors + masks) + (blocks - 1.0) * (double)f->hidden_bytes) / ranks;
+    f->work[MP_PHASE_WRITE] = blocks * (double)(tensors + masks) / ranks;
     f->work[MP_PHASE_EXPORT] = 2.0 * (double)f->hf_bytes / ranks;
 }
 
@@ -371,19 +371,46 @@ mp_status mp_forecast_run(const mp_forecast_job *job, mp_forecast *f)
     return MP_OK;
 }
 
+/* One phase, without what hidden states take on their way to disk. */
+static double phase_seconds(const mp_forecast_job *job, const mp_forecast *f, const mp_rates *rates,
+                            int phase)
+{
+    const int nodes = (job->size + job->per_node - 1) / job->per_node;
+    double seconds = f->work[phase] > 0.0 ? f->work[phase] / rates->rate[phase] : 0.0;
+
+    /* what comes into a node; the windows all leave that of rank 0 */
+    return seconds + (double)f->crossed[phase] / (phase == MP_PHASE_EMBED ? 1 : nodes) / rates->net;
+}
+
+static double save_seconds(const mp_forecast_job *job, const mp_forecast *f, const mp_rates *rates)
+{
+    return (double)f->hidden_bytes / job->size / rates->rate[MP_PHASE_WRITE] + rates->sync;
+}
+
+int64_t mp_forecast_saves(const mp_forecast_job *job, const mp_forecast *f, const mp_rates *rates)
+{
+    const int64_t batches = (job->arch->n_blocks + job->batch - 1) / job->batch;
+    double all = 0.0, every;
+
+    if (f->hidden_bytes == 0 || batches < 2) return 0;
+    for (int i = MP_PHASE_READ; i < MP_PHASE_WRITE; i++)
+        if (i != MP_PHASE_EMBED) all += phase_seconds(job, f, rates, i);
+    every = ceil(100.0 / MP_SAVE_PERCENT * save_seconds(job, f, rates) *
+                 (double)job->arch->n_blocks / all / job->batch);
+    /* after the first batch, then after every so many, but never after the last */
+    return 1 + (int64_t)((double)(batches - 2) / fmax(every, 1.0));
+}
+
 double mp_forecast_seconds(const mp_forecast_job *job, const mp_forecast *f, const mp_rates *rates,
                            double seconds[MP_PHASE_COUNT])
 {
-    const int nodes = (job->size + job->per_node - 1) / job->per_node;
     double sum = 0.0;
 
-    for (int i = 0; i < MP_PHASE_COUNT; i++) {
-        seconds[i] = f->work[i] > 0.0 ? f->work[i] / rates->rate[i] : 0.0;
-        /* what comes into a node; the windows all leave that of rank 0 */
-        seconds[i] += (double)f->crossed[i] / (i == MP_PHASE_EMBED ? 1 : nodes) / rates->net;
-    }
+    for (int i = 0; i < MP_PHASE_COUNT; i++) seconds[i] = phase_seconds(job, f, rates, i);
     seconds[MP_PHASE_START] += rates->start;
-    seconds[MP_PHASE_WRITE] += (double)f->files * rates->sync;
+    seconds[MP_PHASE_WRITE] +=
+        (double)f->files * rates->sync +
+        (double)mp_forecast_saves(job, f, rates) * save_seconds(job, f, rates);
     for (int i = 0; i < MP_PHASE_COUNT; i++) sum += seconds[i];
     return sum;
 }

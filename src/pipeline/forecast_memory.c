@@ -3,8 +3,10 @@
 
 #include "mpress/memory.h"
 #include "mpress/perplexity.h"
+#include "mpress/plan.h"
 #include "solve.h"
 
+#include <math.h>
 #include <string.h>
 
 enum {
@@ -275,21 +277,27 @@ int64_t mp_forecast_floor(const mp_forecast_job *job, int64_t base)
 }
 
 /* A matrix that no call of a library could count does not fit either. */
-static mp_status fits_nodes(const mp_forecast_job *job, int64_t base, int64_t limit, int nodes,
-                            int *fits)
+static mp_status fits_limit(const mp_forecast_job *job, int64_t base, int64_t limit, int *fits)
 {
-    mp_forecast_job wider = *job;
     mp_forecast f;
     setting set;
     mp_status st;
 
     *fits = 0;
-    wider.size = nodes * job->per_node;
-    MP_TRY(set_out(&wider, base, &set));
+    MP_TRY(set_out(job, base, &set));
     st = worst_rank(&set, &f.memory);
     if (st == MP_ERR_NOFIT) return MP_OK;
-    *fits = st == MP_OK && mp_forecast_rank_bytes(&wider, &f) <= limit;
+    *fits = st == MP_OK && mp_forecast_rank_bytes(job, &f) <= limit;
     return st;
+}
+
+static mp_status fits_nodes(const mp_forecast_job *job, int64_t base, int64_t limit, int nodes,
+                            int *fits)
+{
+    mp_forecast_job wider = *job;
+
+    wider.size = nodes * job->per_node;
+    return fits_limit(&wider, base, limit, fits);
 }
 
 int mp_forecast_most_nodes(const mp_forecast_job *job)
@@ -319,5 +327,25 @@ mp_status mp_forecast_nodes(const mp_forecast_job *job, int64_t base, int64_t li
         *(enough ? &high : &low) = middle;
     }
     if (fits) *nodes = high;
+    return MP_OK;
+}
+
+mp_status mp_forecast_batch(const mp_forecast_job *job, int64_t base, int64_t limit, double free,
+                            int *batch)
+{
+    int sharing = job->size < job->per_node ? job->size : job->per_node;
+    const mp_plan_host host = {
+        .size = job->size, .ranks = sharing, .sharing = sharing, .memory = free, .room = INFINITY};
+    mp_forecast_job tried = *job;
+    int fits = limit == 0;
+
+    *batch = 1;
+    if (job->order != MP_ORDER_DENSE || job->method->factorise == NULL) return MP_OK;
+    tried.batch = mp_plan_batch_of(job->arch, &host, job->arch->n_blocks);
+    while (!fits && tried.batch > 1) {
+        MP_TRY(fits_limit(&tried, base, limit, &fits));
+        if (!fits) tried.batch--;
+    }
+    *batch = tried.batch;
     return MP_OK;
 }

@@ -161,22 +161,34 @@ out:
     return st;
 }
 
-mp_status mp_plan_batch(const mp_comm *comm, const mp_arch *arch, int64_t most, int *batch)
+int mp_plan_batch_of(const mp_arch *arch, const mp_plan_host *host, int64_t most)
 {
-    double host_share = (double)comm->host_size / comm->size, fits;
-    double copies = (double)comm->host_size / comm->node_size;
+    double host_share = (double)host->ranks / host->size, fits;
+    double copies = (double)host->ranks / host->sharing;
     double weights = 4.0 * (double)mp_arch_block_parameters(arch), block;
-    int64_t wanted = (4 * comm->size + arch->n_states - 1) / arch->n_states; /* four tasks a rank */
+    int64_t wanted = (4 * host->size + arch->n_states - 1) / arch->n_states; /* four tasks a rank */
 
     /* the factors stand in double until all are found */
     block = copies * weights + 2.0 * weights * host_share;
     for (int s = 0; s < arch->n_states; s++)
         block += 8.0 * (double)arch->states[s].width * (double)arch->states[s].width * host_share;
-    fits = floor(fmin(0.5 * mp_memory_available() / block, mp_shared_room(comm) / weights));
-    MP_TRY(mp_comm_min(comm, &fits, 1));
+    fits = floor(fmin(0.5 * host->memory / block, host->room / weights));
     if (wanted > most) wanted = most;
     if (wanted > MP_MAX_BATCH) wanted = MP_MAX_BATCH;
     if ((double)wanted > fits) wanted = (int64_t)fits;
-    *batch = wanted > 1 ? (int)wanted : 1;
+    return wanted > 1 ? (int)wanted : 1;
+}
+
+mp_status mp_plan_batch(const mp_comm *comm, const mp_arch *arch, int64_t most, int *batch)
+{
+    const mp_plan_host host = {.size = comm->size,
+                               .ranks = comm->host_size,
+                               .sharing = comm->node_size,
+                               .memory = mp_memory_available(),
+                               .room = mp_shared_room(comm)};
+    double least = mp_plan_batch_of(arch, &host, most);
+
+    MP_TRY(mp_comm_min(comm, &least, 1));
+    *batch = (int)least;
     return MP_OK;
 }

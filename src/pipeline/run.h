@@ -60,6 +60,7 @@ typedef struct run {
     int has_ranks;              /* an earlier run has searched for them */
     double max_seconds;         /* of the whole run; 0: no limit */
     int64_t rank_limit;         /* bytes that a rank may have; 0: what is free */
+    int most_batch;             /* blocks side by side that --mem-per-rank allows */
     double started, gemm_flops; /* seconds; single-precision rate of all ranks together */
     mp_clock clock_before;      /* at the end of the last block */
 } run;
