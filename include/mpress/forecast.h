@@ -1,8 +1,8 @@
 /* What a run will take before it is started: bytes, memory, flop, and from measured rates the time.
  * Floor 9: pipeline.
  *
- * Messages are counted by the code that sends them, run dry for every rank (comm.h), so that their bytes are
- * exact at any number of ranks; those inside ScaLAPACK (states wider than MP_EXACT_ORDER on several ranks,
+ * Messages are counted by the code that sends them, run dry for every rank (comm.h), and exchanges of tiles
+ * by who has which, so that their bytes are exact at any number of ranks; those inside ScaLAPACK (states wider than MP_EXACT_ORDER on several ranks,
  * eigenproblems) and reductions of a few numbers are not among them, as in the report of a run.  All ranks
  * are taken to see the model and OUT; the time and the messages of an evaluation, and a search for ranks, come
  * on top. */
@@ -59,7 +59,8 @@ typedef struct mp_forecast {
 } mp_forecast;
 
 /* Work, messages and files.  Local; the same on all ranks.
- * Cost: ranks^2 times the tiles of a block's moments; seconds for a thousand ranks of a 70B model. */
+ * Cost: ranks^2, and ranks times the tile columns of a block's moments; a second for a thousand ranks of a 70B
+ * model. */
 mp_status mp_forecast_run(const mp_forecast_job *job, mp_forecast *forecast);
 
 /* Memory alone: forecast->memory and node_bytes.  `base` is what a rank has before it has a model.  Local;
