@@ -2,10 +2,10 @@
  * Floor 9: pipeline.
  *
  * Messages are counted by the code that sends them, run dry for every rank (comm.h), and exchanges of tiles
- * by who has which, so that their bytes are exact at any number of ranks; those inside ScaLAPACK (states wider than MP_EXACT_ORDER on several ranks,
- * eigenproblems) and reductions of a few numbers are not among them, as in the report of a run.  All ranks
- * are taken to see the model and OUT; the time and the messages of an evaluation, and a search for ranks, come
- * on top. */
+ * by who has which, so that their bytes are exact at any number of ranks; those inside ScaLAPACK (states
+ * wider than MP_EXACT_ORDER on several ranks, eigenproblems) and reductions of a few numbers are not among
+ * them, as in the report of a run.  All ranks are taken to see the model and OUT; time and messages of an
+ * evaluation, and a search for ranks, come on top. */
 #ifndef MPRESS_FORECAST_H
 #define MPRESS_FORECAST_H
 
