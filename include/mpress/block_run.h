@@ -18,6 +18,9 @@ typedef enum mp_order { MP_ORDER_BLOCK, MP_ORDER_LINEAR, MP_ORDER_DENSE } mp_ord
 
 mp_status mp_order_parse(const char *text, mp_order *order);
 
+/* Whether so many blocks may be solved side by side; 0 or 1 always.  Errors: MP_ERR_ARG. */
+mp_status mp_batch_check(const mp_method *method, mp_order order, int64_t batch);
+
 /* What became of a linear map. */
 typedef struct mp_linear_result {
     int compressed;   /* 0: left dense */

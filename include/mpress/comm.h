@@ -39,6 +39,9 @@ mp_status mp_comm_apart(const mp_comm *comm, int apart, mp_comm **made);
 mp_status mp_comm_create_dry(int rank, int size, int per_node, mp_comm **comm);
 int mp_comm_is_dry(const mp_comm *comm);
 
+/* The same job from another of its ranks.  Local. */
+void mp_comm_set_dry_rank(mp_comm *comm, int rank);
+
 /* After a step that can fail on some ranks only: the same status on all ranks, and on all of them the
  * message of the lowest rank that failed.  Collective; one small allreduce where all is well. */
 mp_status mp_comm_agree(const mp_comm *comm, mp_status mine);
@@ -76,6 +79,10 @@ mp_status mp_comm_max(const mp_comm *comm, double *values, int count);
 mp_status mp_comm_min(const mp_comm *comm, double *values, int count);
 mp_status mp_comm_sum_int(const mp_comm *comm, int64_t *values, int count);
 
+/* The same over the ranks of this host.  Collective over the host. */
+mp_status mp_comm_sum_host(const mp_comm *comm, double *values, int count);
+mp_status mp_comm_min_host(const mp_comm *comm, double *values, int count);
+
 /* Who sends how much to whom in an exchange between all ranks: [size] counts and starts, in elements. */
 typedef struct mp_exchange {
     int *send_counts, *send_starts, *receive_counts, *receive_starts;
@@ -88,6 +95,9 @@ mp_status mp_exchange_create(const mp_comm *comm, mp_exchange **exchange);
 mp_status mp_exchange_ready(const mp_comm *comm, mp_exchange *exchange);
 void mp_exchange_free(mp_exchange *exchange);
 
+/* Bytes that the counts and starts of `ranks` ranks take. */
+int64_t mp_exchange_bytes(int ranks);
+
 /* The exchange itself, of elements of `type`.  Collective. */
 mp_status mp_comm_exchange(const mp_comm *comm, const mp_exchange *exchange, MPI_Datatype type,
                            const void *send, void *receive);
@@ -95,7 +105,15 @@ mp_status mp_comm_exchange(const mp_comm *comm, const mp_exchange *exchange, MPI
 /* Bytes of data this rank has sent so far through the functions of this floor (a broadcast counts at its
  * root, times the receivers).  Reductions and what ScaLAPACK sends are not among them. */
 int64_t mp_comm_bytes_moved(void);
-void mp_comm_count_bytes(int64_t bytes);
+
+/* Of them, those that went from one node into another: of a broadcast one copy for each node, as the ranks
+ * hand it on in their order. */
+int64_t mp_comm_bytes_crossed(void);
+
+void mp_comm_count_bytes(int64_t bytes, int64_t crossed);
+
+/* `bytes` from one of the ranks [first, first + count) to the others, both counts. */
+void mp_comm_count_broadcast(const mp_comm *comm, int64_t bytes, int first, int count);
 
 /* [begin, end) of `count` items cut into `parts` contiguous shares of whole `unit`s, the first shares
  * one unit longer where it does not divide; the last share ends at count. */

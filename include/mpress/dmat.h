@@ -32,6 +32,11 @@ mp_grid mp_grid_of(int first, int ranks);
 int mp_grid_rank(const mp_grid *grid, int64_t tile_row, int64_t tile_col);
 int mp_grid_holds(const mp_grid *grid, int rank);
 
+/* Rows and columns of a matrix of this order that `rank` has in its local matrix, none outside the grid.
+ * Local.  Errors: MP_ERR_NOFIT as below. */
+mp_status mp_grid_share(const mp_grid *grid, int rank, int64_t order, int64_t nb, int64_t *rows,
+                        int64_t *cols);
+
 /* Zeroed.  Collective over all of `comm`, whoever is in the grid.  Errors: MP_ERR_NOMEM, MP_ERR_NOFIT
  * (a local dimension or the local matrix does not fit the 32-bit integers of ScaLAPACK); agreed. */
 mp_status mp_dmat_create(const mp_comm *comm, mp_grid grid, int64_t order, int64_t nb,
@@ -45,6 +50,10 @@ double *mp_dmat_tile(const mp_dmat *matrix, int64_t tile_row, int64_t tile_col);
  * freed.  Where the grid is the same nothing moves.  Collective over the communicator.
  * Cost: order^2 / 2 doubles over the network, in pieces of a few tile columns. */
 mp_status mp_dmat_move(mp_dmat **from, mp_grid grid, mp_dmat **to);
+
+/* Counts what all ranks of `comm`, which is dry, would send in that, for a matrix of `tiles` tile columns. */
+void mp_dmat_count_move(const mp_comm *comm, const mp_grid *from, const mp_grid *to, int64_t tiles,
+                        int64_t nb);
 
 /* The diagonal, [order], on all ranks; and back: each owner sets its elements.  Get is collective. */
 mp_status mp_dmat_get_diagonal(const mp_dmat *matrix, double *diagonal);

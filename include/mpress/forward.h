@@ -15,6 +15,9 @@ typedef struct mp_forward mp_forward; /* scratch for sequences of up to max_toke
 mp_status mp_forward_create(const mp_arch *arch, int64_t max_tokens, mp_forward **forward);
 void mp_forward_free(mp_forward *forward);
 
+/* What that allocates; and what mp_forward_block adds to it at its first call. */
+int64_t mp_forward_bytes(const mp_arch *arch, int64_t max_tokens, int whole_blocks);
+
 /* Computes state `state` of `block` (an index into arch->states) for one sequence.
  *
  *   hidden    in/out  [n_tokens, d_model] residual stream; the state after a residual addition

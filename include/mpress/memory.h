@@ -33,8 +33,12 @@ int64_t mp_memory_bytes(void);
 /* Peak resident memory of this process in bytes (VmHWM of the kernel; 0 where it is not known). */
 int64_t mp_memory_peak(void);
 
-/* Bytes of this machine that could be had without swapping, and within the limit of a batch system or
- * container (cgroup 2); infinite where neither is known. */
+/* Bytes of this machine that could be had without swapping, and within the limits of a batch system or
+ * container: those of the control group of this process (version 1 or 2) and of every group above it, less
+ * what is used there but for cached files.  Infinite where nothing is known. */
 double mp_memory_available(void);
+
+/* The same by the files of the kernel below `root`: "" for those of this machine. */
+double mp_memory_available_below(const char *root);
 
 #endif

@@ -39,6 +39,10 @@ mp_status mp_moment_scratch_create(const mp_comm *comm, const int64_t *widths, i
                                    int64_t tile, int64_t max_tokens, mp_moment_scratch **scratch);
 void mp_moment_scratch_free(mp_moment_scratch *scratch);
 
+/* What that allocates on each of `ranks` ranks. */
+int64_t mp_moment_scratch_bytes(int ranks, const int64_t *widths, int count, int64_t tile,
+                                int64_t max_tokens);
+
 /* A zero moment over tiles of `tile`, spread over all ranks.  Collective. */
 mp_status mp_moment_create(const mp_comm *comm, int64_t n, int64_t tile, mp_moment **moment);
 

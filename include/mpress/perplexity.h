@@ -25,4 +25,8 @@ mp_status mp_perplexity(const mp_comm *comm, const mp_arch *arch, const mp_sourc
 /* The most that mp_perplexity has the ranks of a node share at once, in bytes (mp_shared_plan). */
 size_t mp_perplexity_shared_bytes(const mp_arch *arch);
 
+/* And what it holds on a rank that has `local` of the windows. */
+int64_t mp_perplexity_rank_bytes(const mp_arch *arch, int64_t windows, int64_t seqlen,
+                                 int64_t local);
+
 #endif

@@ -32,8 +32,17 @@ double mp_plan_seconds(const mp_plan_task *task, const mp_grid *grid);
  * Local: the same on all ranks. */
 mp_status mp_plan_grids(const mp_plan_task *tasks, int count, int ranks, mp_grid *grids);
 
+/* A host of a job of `size` ranks. */
+typedef struct mp_plan_host {
+    int size, ranks, sharing; /* ranks on it, and how many of them share what a node has once */
+    double memory, room;      /* bytes that are free, and of them that ranks can share */
+} mp_plan_host;
+
 /* How many blocks' states should be solved together: enough for several tasks a rank, as many as half of
- * the free memory of the fullest node holds (weights, Hessians), at most `most`.  Collective. */
+ * the free memory of a host holds (weights, Hessians), at most `most`.  Local. */
+int mp_plan_batch_of(const mp_arch *arch, const mp_plan_host *host, int64_t most);
+
+/* The same for the fullest of all hosts of a job.  Collective. */
 mp_status mp_plan_batch(const mp_comm *comm, const mp_arch *arch, int64_t most, int *batch);
 
 #endif

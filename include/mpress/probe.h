@@ -34,6 +34,9 @@ mp_status mp_probe_room_create(const mp_comm *comm, int64_t widest, int64_t max_
                                mp_probe_room **room);
 void mp_probe_room_free(mp_probe_room *room);
 
+/* What that allocates on each of `ranks` ranks. */
+int64_t mp_probe_room_bytes(int ranks, int64_t widest, int64_t max_tokens);
+
 /* The images of the vectors, [MP_PROBES, 2, n] over all ranks, zeroed.  Local. */
 mp_status mp_probe_create(const mp_comm *comm, int64_t n, mp_probe **probe);
 void mp_probe_free(mp_probe *probe);

@@ -96,11 +96,101 @@ static double kernel_figure(const char *path, const char *format)
     return found;
 }
 
+/* A hierarchy of control groups: where it is mounted, and the names of its figures.  Those of memory.stat
+ * are of a group with all below it. */
+typedef struct hierarchy {
+    const char *mount, *limit, *used, *inactive_file, *active_file;
+} hierarchy;
+
+static const hierarchy version_1 = {"/sys/fs/cgroup/memory", "memory.limit_in_bytes",
+                                    "memory.usage_in_bytes", "total_inactive_file %lf",
+                                    "total_active_file %lf"};
+static const hierarchy version_2 = {"/sys/fs/cgroup", "memory.max", "memory.current",
+                                    "inactive_file %lf", "active_file %lf"};
+
+enum { LONGEST = 8192 }; /* of a line or a path below /sys; a longer one is not looked at */
+
+static double group_figure(const char *directory, const char *name, const char *format)
+{
+    char path[LONGEST];
+
+    if (snprintf(path, sizeof path, "%s/%s", directory, name) >= LONGEST) return INFINITY;
+    return kernel_figure(path, format);
+}
+
+/* What a group may still have: pages that only cache files count as used there, but are given up for
+ * others.  Infinite where the group has no limit, or is not there. */
+static double group_room(const hierarchy *h, const char *directory)
+{
+    double limit = group_figure(directory, h->limit, "%lf");
+    double used = group_figure(directory, h->used, "%lf");
+    double inactive = group_figure(directory, "memory.stat", h->inactive_file);
+    double active = group_figure(directory, "memory.stat", h->active_file);
+
+    if (!isfinite(limit) || !isfinite(used)) return INFINITY;
+    used -= (isfinite(inactive) ? inactive : 0.0) + (isfinite(active) ? active : 0.0);
+    return fmax(limit - fmax(used, 0.0), 0.0);
+}
+
+/* The least over a group and all above it.  A container may see its own group as the top while `group` is
+ * the path on the host: what is not there limits nothing. */
+static double room_upwards(const hierarchy *h, const char *root, const char *group)
+{
+    double least = INFINITY;
+    char directory[LONGEST];
+    size_t top = strlen(root) + strlen(h->mount);
+
+    if (snprintf(directory, sizeof directory, "%s%s%s", root, h->mount, group) >= LONGEST)
+        directory[top] = '\0';
+    for (;;) {
+        least = fmin(least, group_room(h, directory));
+        if (strlen(directory) <= top) return least;
+        *strrchr(directory, '/') = '\0';
+    }
+}
+
+/* Whether a list of controllers, "cpu,memory", names that of memory. */
+static int has_memory(char *controllers)
+{
+    char *rest = NULL;
+
+    for (char *one = strtok_r(controllers, ",", &rest); one != NULL;
+         one = strtok_r(NULL, ",", &rest))
+        if (strcmp(one, "memory") == 0) return 1;
+    return 0;
+}
+
+/* A line of /proc/self/cgroup, "4:memory:/job/step" of version 1, "0::/job/step" of version 2. */
+static double room_of_line(const char *root, char *line)
+{
+    char *controllers = strchr(line, ':');
+    char *group = controllers != NULL ? strchr(controllers + 1, ':') : NULL;
+
+    if (group == NULL) return INFINITY;
+    *group++ = '\0';
+    group[strcspn(group, "\n")] = '\0';
+    if (*group != '/') return INFINITY;
+    if (controllers[1] == '\0') return room_upwards(&version_2, root, group);
+    return has_memory(controllers + 1) ? room_upwards(&version_1, root, group) : INFINITY;
+}
+
+double mp_memory_available_below(const char *root)
+{
+    char path[LONGEST], line[LONGEST];
+    double least;
+    FILE *file;
+
+    snprintf(path, sizeof path, "%s/proc/meminfo", root);
+    least = 1024.0 * kernel_figure(path, "MemAvailable: %lf");
+    snprintf(path, sizeof path, "%s/proc/self/cgroup", root);
+    file = fopen(path, "r");
+    while (file != NULL && fgets(line, sizeof line, file) != NULL)
+        least = fmin(least, room_of_line(root, line));
+    if (file != NULL) fclose(file);
+    return least;
+}
+
 double mp_memory_available(void)
 {
-    double limit = kernel_figure("/sys/fs/cgroup/memory.max", "%lf");
-    double used = kernel_figure("/sys/fs/cgroup/memory.current", "%lf");
-    double free = 1024.0 * kernel_figure("/proc/meminfo", "MemAvailable: %lf");
-
-    return isfinite(limit) && isfinite(used) ? fmin(free, fmax(limit - used, 0.0)) : free;
+    return mp_memory_available_below("");
 }

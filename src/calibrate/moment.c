@@ -57,19 +57,39 @@ static void panel_needs(int64_t tiles, int64_t nb, int ranks, int64_t *panel, in
     }
 }
 
-mp_status mp_moment_scratch_create(const mp_comm *comm, const int64_t *widths, int count,
-                                   int64_t tile, int64_t max_tokens, mp_moment_scratch **scratch)
+/* The same over all states, and the widest of them with its padding. */
+static void needs_of(int ranks, const int64_t *widths, int count, int64_t tile, int64_t *panel,
+                     int64_t *receive, int64_t *widest)
 {
-    int64_t panel = 0, receive = 0, widest = 0;
-    mp_moment_scratch *s = NULL;
-    mp_status st;
-
+    *panel = *receive = *widest = 0;
     for (int i = 0; i < count; i++) {
         int64_t tiles = (widths[i] + tile - 1) / tile;
 
-        panel_needs(tiles, tile, comm->size, &panel, &receive);
-        if (tiles * tile > widest) widest = tiles * tile;
+        panel_needs(tiles, tile, ranks, panel, receive);
+        if (tiles * tile > *widest) *widest = tiles * tile;
     }
+}
+
+int64_t mp_moment_scratch_bytes(int ranks, const int64_t *widths, int count, int64_t tile,
+                                int64_t max_tokens)
+{
+    int64_t panel, receive, widest, floats;
+
+    needs_of(ranks, widths, count, tile, &panel, &receive, &widest);
+    floats = max_tokens * widest + panel + (ranks > 1 ? panel + receive : 0);
+    return (int64_t)sizeof(mp_moment_scratch) + floats * (int64_t)sizeof(float) +
+           mp_probe_room_bytes(ranks, widest, max_tokens) +
+           (ranks > 1 ? mp_exchange_bytes(ranks) : 0);
+}
+
+mp_status mp_moment_scratch_create(const mp_comm *comm, const int64_t *widths, int count,
+                                   int64_t tile, int64_t max_tokens, mp_moment_scratch **scratch)
+{
+    int64_t panel, receive, widest;
+    mp_moment_scratch *s = NULL;
+    mp_status st;
+
+    needs_of(comm->size, widths, count, tile, &panel, &receive, &widest);
     MP_GO(MP_NEW(s, 1, "buffers of the statistics"));
     MP_GO(MP_NEW_RAW(s->x, max_tokens * widest, "states of one sequence"));
     MP_GO(MP_NEW_RAW(s->panel, panel, "a panel of a second moment"));
@@ -237,15 +257,16 @@ static void add_panel(mp_dmat *d, const float *panel, int64_t begin, int64_t end
     }
 }
 
-/* Elements of the tile columns [begin, end) that `owner` holds. */
-static int elements_of(const mp_dmat *d, int64_t begin, int64_t end, int owner)
+/* Elements of the tile columns [begin, end) that `owner` holds: none outside the grid. */
+static int64_t elements_of(const mp_dmat *d, int64_t begin, int64_t end, int owner)
 {
     int p = (owner - d->grid.first) / d->grid.cols, q = (owner - d->grid.first) % d->grid.cols;
     int64_t elements = 0;
 
+    if (!mp_grid_holds(&d->grid, owner)) return 0;
     for (int64_t j = begin; j < end; j++)
         if (j % d->grid.cols == q) elements += tile_count(d, j, p) * d->nb * d->nb;
-    return (int)elements;
+    return elements;
 }
 
 /* Who has how much of the panel of tile columns [begin, end) for whom. */
@@ -253,10 +274,10 @@ static mp_status plan_merge(const mp_moment *m, mp_exchange *e, int active, int6
                             int64_t end)
 {
     const mp_comm *comm = m->comm;
-    int mine = elements_of(m->matrix, begin, end, comm->rank);
+    int mine = (int)elements_of(m->matrix, begin, end, comm->rank);
 
     for (int r = 0; r < comm->size; r++) {
-        e->send_counts[r] = comm->rank < active ? elements_of(m->matrix, begin, end, r) : 0;
+        e->send_counts[r] = comm->rank < active ? (int)elements_of(m->matrix, begin, end, r) : 0;
         e->receive_counts[r] = r < active ? mine : 0;
     }
     return mp_exchange_ready(comm, e);
@@ -271,7 +292,8 @@ static mp_status merge(mp_moment *m, mp_moment_scratch *s, int active, int64_t b
 
     MP_TRY(plan_merge(m, e, active, begin, end));
     for (int r = 0; r < comm->size && comm->rank < active; r++)
-        cut(d, s->panel, begin, end, r, s->send + e->send_starts[r]);
+        if (mp_grid_holds(&d->grid, r))
+            cut(d, s->panel, begin, end, r, s->send + e->send_starts[r]);
     MP_TRY(mp_comm_exchange(comm, e, MPI_FLOAT, s->send, s->receive));
     for (int r = 0; r < active; r++) add_cut(d, s->receive + e->receive_starts[r], begin, end);
     return MP_OK;
@@ -319,20 +341,16 @@ mp_status mp_moment_add(mp_moment *m, mp_moment_scratch *s, int active, const fl
 
 mp_status mp_moment_add_dry(mp_moment *m, int active)
 {
-    mp_exchange *e = NULL;
-    int64_t end;
-    mp_status st;
+    const mp_dmat *d = m->matrix;
+    const mp_comm *comm = m->comm;
+    int64_t all = d->tiles * (d->tiles + 1) / 2 * d->nb * d->nb, here = 0;
 
-    if (m->comm->size == 1) return MP_OK;
-    MP_TRY(mp_exchange_create(m->comm, &e));
-    for (int64_t begin = 0; begin < m->matrix->tiles; begin = end) {
-        end = panel_end(m->matrix->tiles, m->matrix->nb, begin);
-        MP_GO(plan_merge(m, e, active, begin, end));
-        MP_GO(mp_comm_exchange(m->comm, e, MPI_FLOAT, NULL, NULL));
-    }
-out:
-    mp_exchange_free(e);
-    return st;
+    if (comm->size == 1 || comm->rank >= active) return MP_OK;
+    /* panel by panel each rank has its tiles of what this one has computed: over all panels, all of them */
+    for (int r = 0; r < comm->size; r++)
+        if (comm->node_of[r] == comm->node_index) here += elements_of(d, 0, d->tiles, r);
+    mp_comm_count_bytes(4 * (all - elements_of(d, 0, d->tiles, comm->rank)), 4 * (all - here));
+    return MP_OK;
 }
 
 static mp_status check_finite(const mp_moment *m)

@@ -63,11 +63,26 @@ static void draw_signs(int vector, int64_t count, float *signs)
     }
 }
 
+/* Floats of the images that this rank adds up of every other one. */
+static int64_t receive_floats(int ranks, int64_t widest)
+{
+    int64_t units = (pieces_of(widest) * MP_PROBES + ranks - 1) / ranks;
+
+    return ranks > 1 ? ranks * units * 2 * PIECE : 0;
+}
+
+int64_t mp_probe_room_bytes(int ranks, int64_t widest, int64_t max_tokens)
+{
+    int64_t floats = MP_PROBES * 3 * (widest + max_tokens) + receive_floats(ranks, widest);
+
+    return (int64_t)sizeof(mp_probe_room) + floats * (int64_t)sizeof(float) +
+           (ranks > 1 ? mp_exchange_bytes(ranks) : 0);
+}
+
 mp_status mp_probe_room_create(const mp_comm *comm, int64_t widest, int64_t max_tokens,
                                mp_probe_room **room)
 {
     mp_probe_room *r = NULL;
-    int64_t units = (pieces_of(widest) * MP_PROBES + comm->size - 1) / comm->size;
     mp_status st;
 
     MP_GO(MP_NEW(r, 1, "buffers of the probes"));
@@ -76,8 +91,8 @@ mp_status mp_probe_room_create(const mp_comm *comm, int64_t widest, int64_t max_
     MP_GO(MP_NEW_RAW(r->factors, max_tokens * MP_PROBES * 2, "projected tokens"));
     MP_GO(MP_NEW_RAW(r->product, MP_PROBES * 2 * widest, "images of one sequence"));
     if (comm->size > 1) {
-        MP_GO(
-            MP_NEW_RAW(r->receive, comm->size * units * 2 * PIECE, "images of several sequences"));
+        MP_GO(MP_NEW_RAW(r->receive, receive_floats(comm->size, widest),
+                         "images of several sequences"));
         MP_GO(mp_exchange_create(comm, &r->exchange));
     }
     for (int v = 0; v < MP_PROBES; v++) draw_signs(v, widest, r->signs);

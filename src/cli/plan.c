@@ -5,8 +5,10 @@
 #include "mpress/forecast.h"
 #include "mpress/linalg.h"
 #include "mpress/log.h"
+#include "mpress/memory.h"
 #include "plan_print.h"
 
+#include <math.h>
 #include <stddef.h>
 #include <string.h>
 
@@ -40,7 +42,9 @@ static const mp_option rows[] = {
      AT(propagate), 0},
     {"--blocksize", "B", "columns of a lazy update, and tile of the Hessians", "128", MP_OPT_INT,
      AT(blocksize), 0},
-    {"--batch", "K", "low rank: blocks solved side by side", "1", MP_OPT_INT, AT(batch), 0},
+    {"--batch", "K",
+     "dense order, low rank: blocks solved side by side; 0: as compress would in this memory", "0",
+     MP_OPT_INT, AT(batch), 0},
     {"--no-export", NULL, "OUT/hf is not written", NULL, MP_OPT_FLAG, AT(no_export), 0},
     {"--mem-per-rank", "SIZE", "what a rank may have, 12G (binary); more is an error", NULL,
      MP_OPT_STRING, AT(mem_per_rank), 0},
@@ -67,7 +71,7 @@ static mp_status check_counts(const plan_config *c)
                   {"--ranks-per-node", c->ranks_per_node, 0, 1 << 16},
                   {"--tokens", c->tokens, 0, INT64_MAX},
                   {"--seqlen", c->seqlen, 1, INT64_MAX},
-                  {"--batch", c->batch, 1, MP_MAX_BATCH}};
+                  {"--batch", c->batch, 0, MP_MAX_BATCH}};
 
     for (size_t i = 0; i < sizeof counts / sizeof counts[0]; i++)
         if (counts[i].value < counts[i].least || counts[i].value > counts[i].most)
@@ -102,8 +106,9 @@ static mp_status read_method(plan_config *c, mp_forecast_job *job, mp_method_opt
     mp_quant_options_complete(job->method, &c->quant);
     MP_TRY(mp_quant_options_read(job->method, &c->quant, o));
     MP_TRY(mp_method_options_check(o));
-    return mp_order_parse(strcmp(c->propagate, "auto") == 0 ? job->method->order : c->propagate,
-                          &job->order);
+    MP_TRY(mp_order_parse(strcmp(c->propagate, "auto") == 0 ? job->method->order : c->propagate,
+                          &job->order));
+    return mp_batch_check(job->method, job->order, c->batch);
 }
 
 static mp_status read_shape(const mp_comm *comm, const plan_config *c, const mp_arch *arch,
@@ -116,7 +121,7 @@ static mp_status read_shape(const mp_comm *comm, const plan_config *c, const mp_
     job->per_node = c->ranks_per_node > 0 ? (int)c->ranks_per_node
                     : c->ranks > 0        ? 1
                                           : comm->node_size;
-    job->batch = (int)c->batch;
+    job->batch = c->batch > 0 ? (int)c->batch : 1;
     job->exports = !c->no_export;
     for (int i = 0; i < arch->n_linears; i++)
         MP_TRY(job->method->fits(job->options, arch->linears[i].name, arch->linears[i].d_in));
@@ -124,6 +129,23 @@ static mp_status read_shape(const mp_comm *comm, const plan_config *c, const mp_
         MP_TRY(mp_rank_uniform(arch->linears[i].name, arch->linears[i].d_out, arch->linears[i].d_in,
                                c->ratio, &job->ranks[i]));
     return MP_OK;
+}
+
+/* Where the user leaves it to us: by --mem-per-rank, or by what is free on this host.  *why is what to say
+ * of it, NULL where blocks go one by one anyway. */
+static mp_status choose_batch(const mp_comm *comm, const plan_config *c, int64_t base,
+                              int64_t limit, mp_forecast_job *job, const char **why)
+{
+    double free = limit > 0 ? INFINITY : mp_memory_available();
+
+    *why = NULL;
+    MP_TRY(mp_comm_min(comm, &free, 1));
+    if (job->order != MP_ORDER_DENSE || job->method->factorise == NULL) return MP_OK;
+    *why = c->batch > 0 ? "as --batch says"
+           : limit > 0  ? "as --mem-per-rank allows"
+                        : "as half of the memory that is free on this host allows";
+    if (c->batch > 0) return MP_OK;
+    return mp_forecast_batch(job, base, limit, free, &job->batch);
 }
 
 static mp_status run(const mp_comm *comm, int argc, char **argv)
@@ -134,6 +156,7 @@ static mp_status run(const mp_comm *comm, int argc, char **argv)
     plan_config c;
     mp_rates rates;
     mp_arch arch;
+    const char *why;
     int64_t limit;
 
     MP_TRY(command_parse(&command_plan, argc, argv, &c));
@@ -143,10 +166,11 @@ static mp_status run(const mp_comm *comm, int argc, char **argv)
     MP_TRY(mp_arch_share(comm, c.model, &arch));
     MP_TRY(read_shape(comm, &c, &arch, &job));
     rates = (mp_rates){.gemm = 1e9 * c.gflops, .net = 1e9 * c.net, .disk = 1e9 * c.disk};
-    MP_TRY(mp_comm_agree(comm, mp_forecast_run(&job, &forecast)));
     MP_TRY(mp_rates_measure(comm, &job, c.dir, &rates));
+    MP_TRY(mp_comm_agree(comm, choose_batch(comm, &c, rates.base, limit, &job, &why)));
+    MP_TRY(mp_comm_agree(comm, mp_forecast_run(&job, &forecast)));
     MP_TRY(mp_comm_agree(comm, mp_forecast_memory_of(&job, rates.base, &forecast)));
-    if (comm->rank == 0) plan_print(&job, &forecast, &rates, limit, c.json);
+    if (comm->rank == 0) plan_print(&job, &forecast, &rates, limit, why, c.json);
     return limit > 0 ? mp_forecast_refuse(&job, &forecast, limit, "--mem-per-rank") : MP_OK;
 }
 

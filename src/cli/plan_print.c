@@ -43,6 +43,18 @@ static void print_memory(const mp_forecast_job *job, const mp_forecast *f)
            (double)m->weights / gib);
 }
 
+static void print_nodes(const mp_forecast_job *job, int64_t limit, int nodes)
+{
+    const char *plural = job->per_node == 1 ? "" : "s";
+
+    if (nodes > 0)
+        printf("fits       %10d node%s of %d rank%s with %.2f GiB each is the least\n", nodes,
+               nodes == 1 ? "" : "s", job->per_node, plural, (double)limit / gib);
+    else
+        printf("fits       no number of nodes up to %d of %d rank%s with %.2f GiB each\n",
+               mp_forecast_most_nodes(job), job->per_node, plural, (double)limit / gib);
+}
+
 static void print_phases(const mp_forecast *f, const double *seconds, double sum)
 {
     char text[32];
@@ -56,8 +68,20 @@ static void print_phases(const mp_forecast *f, const double *seconds, double sum
     printf("network    %10.3f GB between ranks in all\n", 1e-9 * (double)moved_in_all(f));
 }
 
+static void print_disk(const mp_forecast *f, int64_t saves)
+{
+    printf(
+        "disk       %10.3f GB of the model read\n"
+        "           %10.3f GB kept in blocks/\n"
+        "           %10.3f GB kept in hf/\n"
+        "           %10.3f GB of hidden states written on the way, %lld times %.3f GB, none kept\n",
+        1e-9 * (double)f->read_bytes, 1e-9 * (double)f->checkpoint_bytes,
+        1e-9 * (double)f->hf_bytes, 1e-9 * (double)f->hidden_bytes * (double)saves,
+        (long long)saves, 1e-9 * (double)f->hidden_bytes);
+}
+
 static void print_text(const mp_forecast_job *job, const mp_forecast *f, const mp_rates *rates,
-                       const double *seconds, double sum, int64_t limit, int nodes)
+                       const double *seconds, double sum, const char *batch)
 {
     const mp_arch *arch = job->arch;
 
@@ -70,16 +94,12 @@ static void print_text(const mp_forecast_job *job, const mp_forecast *f, const m
     printf(
         "rates      %10.1f Gflop/s (fp32) and %.2f GB/s of disk per rank, %.2f GB/s into a node\n",
         1e-9 * rates->gemm, 1e-9 * rates->disk, 1e-9 * rates->net);
+    if (batch != NULL)
+        printf("batch      %10d block%s side by side, %s\n", job->batch, job->batch == 1 ? "" : "s",
+               batch);
     print_memory(job, f);
-    if (limit > 0)
-        printf("fits       %10d node%s of %d rank%s with %.2f GiB each is the least\n", nodes,
-               nodes == 1 ? "" : "s", job->per_node, job->per_node == 1 ? "" : "s",
-               (double)limit / gib);
     print_phases(f, seconds, sum);
-    printf("disk       %10.3f GB of the model read, %.3f GB written to blocks/, %.3f GB to hf/; "
-           "hidden states %.3f GB while it runs\n",
-           1e-9 * (double)f->read_bytes, 1e-9 * (double)f->checkpoint_bytes,
-           1e-9 * (double)f->hf_bytes, 1e-9 * (double)f->hidden_bytes);
+    print_disk(f, mp_forecast_saves(job, f, rates));
 }
 
 static json_t *phases_json(const mp_forecast *f, const double *seconds)
@@ -100,22 +120,24 @@ static json_t *plan_json(const mp_forecast_job *job, const mp_forecast *f, const
     const mp_forecast_memory *m = &f->memory;
 
     return json_pack(
-        "{s:i, s:i, s:f, s:o, s:I, s:{s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I}, s:{s:I, s:I, s:I, "
-        "s:I}, s:{s:f, s:f, s:f}, s:o}",
-        "ranks", job->size, "nodes", nodes_of(job), "seconds", sum, "phases",
+        "{s:i, s:i, s:i, s:f, s:o, s:I, s:{s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I}, s:{s:I, s:I, "
+        "s:I, "
+        "s:I, s:I}, s:{s:f, s:f, s:f}, s:o}",
+        "ranks", job->size, "nodes", nodes_of(job), "batch", job->batch, "seconds", sum, "phases",
         phases_json(f, seconds), "bytes_moved", (json_int_t)moved_in_all(f), "memory", "rank",
         (json_int_t)mp_forecast_rank_bytes(job, f), "node", (json_int_t)f->node_bytes, "moments",
         (json_int_t)m->moments, "rows", (json_int_t)m->rows, "hidden", (json_int_t)m->hidden,
         "buffers", (json_int_t)m->buffers, "base", (json_int_t)m->base, "shared",
         (json_int_t)m->weights, "disk", "read", (json_int_t)f->read_bytes, "checkpoint",
         (json_int_t)f->checkpoint_bytes, "hf", (json_int_t)f->hf_bytes, "hidden",
-        (json_int_t)f->hidden_bytes, "rates", "gflops", 1e-9 * rates->gemm, "net_gbs",
-        1e-9 * rates->net, "disk_gbs", 1e-9 * rates->disk, "least_nodes",
-        nodes > 0 ? json_integer(nodes) : json_null());
+        (json_int_t)f->hidden_bytes, "hidden_written",
+        (json_int_t)(f->hidden_bytes * mp_forecast_saves(job, f, rates)), "rates", "gflops",
+        1e-9 * rates->gemm, "net_gbs", 1e-9 * rates->net, "disk_gbs", 1e-9 * rates->disk,
+        "least_nodes", nodes > 0 ? json_integer(nodes) : json_null());
 }
 
 void plan_print(const mp_forecast_job *job, const mp_forecast *f, const mp_rates *rates,
-                int64_t limit, int json)
+                int64_t limit, const char *batch, int json)
 {
     double seconds[MP_PHASE_COUNT], sum = mp_forecast_seconds(job, f, rates, seconds);
     char *text = NULL;
@@ -124,7 +146,8 @@ void plan_print(const mp_forecast_job *job, const mp_forecast *f, const mp_rates
 
     if (limit > 0 && mp_forecast_nodes(job, rates->base, limit, &nodes) != MP_OK) nodes = 0;
     if (!json) {
-        print_text(job, f, rates, seconds, sum, limit, nodes);
+        print_text(job, f, rates, seconds, sum, batch);
+        if (limit > 0) print_nodes(job, limit, nodes);
         return;
     }
     all = plan_json(job, f, rates, seconds, sum, nodes);

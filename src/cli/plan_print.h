@@ -5,8 +5,9 @@
 
 #include "mpress/forecast.h"
 
-/* To stdout.  limit: bytes a rank may have, 0 where nothing was said. */
+/* To stdout.  limit: bytes a rank may have, 0 where nothing was said; batch: why so many blocks are solved
+ * side by side, NULL where none could be. */
 void plan_print(const mp_forecast_job *job, const mp_forecast *forecast, const mp_rates *rates,
-                int64_t limit, int json);
+                int64_t limit, const char *batch, int json);
 
 #endif

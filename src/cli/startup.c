@@ -3,6 +3,7 @@
 #include "mpress/linalg.h"
 #include "mpress/log.h"
 
+#include <errno.h>
 #include <malloc.h>
 #include <sched.h>
 #include <stdio.h>
@@ -17,32 +18,70 @@ void startup_memory(void)
 #endif
 }
 
+/* The processors this rank may run on, a bit each; in a set that grows until the kernel's fits.  0 where it
+ * does not say. */
+static int own_processors(int processors, cpu_set_t **set)
+{
+    enum { MOST_PROCESSORS = 1 << 20 };
+
+    for (*set = NULL; processors <= MOST_PROCESSORS; processors *= 2) {
+        *set = CPU_ALLOC((size_t)processors);
+        if (*set == NULL) return 0;
+        if (sched_getaffinity(0, CPU_ALLOC_SIZE(processors), *set) == 0) return processors;
+        CPU_FREE(*set);
+        *set = NULL;
+        if (errno != EINVAL) return 0;
+    }
+    return 0;
+}
+
+/* Ranks of this node that may run where this one may, itself included; 0 where that cannot be told.  The set
+ * of each holds `processors`, 0 on a rank that has none: they agree on a size first.  Collective. */
+static int ranks_that_share(const mp_comm *comm, int processors, cpu_set_t *set)
+{
+    int ends[2] = {processors, -processors}, sharing = 0;
+    size_t bytes = CPU_ALLOC_SIZE(processors);
+    unsigned char *all = malloc((size_t)comm->node_size * bytes + 1);
+
+    if (all == NULL) ends[1] = 0;
+    MPI_Allreduce(MPI_IN_PLACE, ends, 2, MPI_INT, MPI_MAX, comm->node);
+    if (ends[1] != -ends[0] || ends[0] == 0) {
+        free(all);
+        return 0;
+    }
+    MPI_Allgather(set, (int)bytes, MPI_BYTE, all, (int)bytes, MPI_BYTE, comm->node);
+    for (int i = 0; i < comm->node_size; i++) {
+        const unsigned char *mine = (const unsigned char *)set, *other = all + (size_t)i * bytes;
+        int common = 0;
+
+        for (size_t k = 0; k < bytes; k++) common |= mine[k] & other[k];
+        sharing += common != 0;
+    }
+    free(all);
+    return sharing;
+}
+
 void startup_threads(const mp_comm *comm)
 {
-    enum { MOST_RANKS = 1024 };
-    cpu_set_t mine, *all;
-    int sharing = 0;
+    enum { USUAL = 1024 }; /* processors of a cpu_set_t */
+    int processors, sharing, threads = 0;
+    cpu_set_t *set;
 
     if (getenv("OMP_NUM_THREADS") != NULL) {
         mp_threads_set(atoi(getenv("OMP_NUM_THREADS")));
         return;
     }
-    CPU_ZERO(&mine);
-    sched_getaffinity(0, sizeof mine, &mine);
-    all = calloc((size_t)comm->node_size, sizeof *all);
-    if (all == NULL || comm->node_size > MOST_RANKS) {
-        free(all);
-        return;
-    }
-    MPI_Allgather(&mine, sizeof mine, MPI_BYTE, all, sizeof mine, MPI_BYTE, comm->node);
-    for (int i = 0; i < comm->node_size; i++) {
-        cpu_set_t common;
-
-        CPU_AND(&common, &mine, &all[i]);
-        sharing += CPU_COUNT(&common) > 0;
-    }
-    free(all);
-    mp_threads_set(CPU_COUNT(&mine) / (sharing > 0 ? sharing : 1));
+    processors = own_processors(USUAL, &set);
+    MPI_Allreduce(MPI_IN_PLACE, &processors, 1, MPI_INT, MPI_MAX, comm->node);
+    CPU_FREE(set);
+    if (processors > 0) processors = own_processors(processors, &set);
+    sharing = ranks_that_share(comm, processors, set);
+    if (sharing > 0) threads = CPU_COUNT_S(CPU_ALLOC_SIZE(processors), set) / sharing;
+    CPU_FREE(set);
+    if (sharing == 0)
+        mp_log(MP_LOG_WARNING, "the processors of the ranks are not known: one thread each "
+                               "(OMP_NUM_THREADS sets it)");
+    mp_threads_set(threads > 1 ? threads : 1);
 }
 
 /* The transports that Open MPI may use, from its control variables: where neither UCX nor a fast

@@ -42,7 +42,8 @@ static mp_status factor_column(mp_dmat *m, int64_t k, panel *p)
 
 static void count_column(const mp_dmat *m, int64_t k)
 {
-    mp_comm_count_bytes((m->order - k * m->nb) * m->nb * 8 * (m->grid.cols - 1));
+    mp_comm_count_broadcast(m->comm, (m->order - k * m->nb) * m->nb * 8, m->grid.first,
+                            m->grid.cols);
 }
 
 /* Starts tile column k on its way to all ranks of the grid. */

@@ -9,16 +9,33 @@
 
 enum { PIECE = 1 << 28 }; /* bytes per message: the library counts with int (hpc: over 2 GiB) */
 
-static int64_t bytes_moved;
+static int64_t bytes_moved, bytes_crossed;
 
 int64_t mp_comm_bytes_moved(void)
 {
     return bytes_moved;
 }
 
-void mp_comm_count_bytes(int64_t bytes)
+int64_t mp_comm_bytes_crossed(void)
+{
+    return bytes_crossed;
+}
+
+void mp_comm_count_bytes(int64_t bytes, int64_t crossed)
 {
     bytes_moved += bytes;
+    bytes_crossed += crossed;
+}
+
+/* Broadcasts of much are handed on along a chain or a tree of neighbouring ranks: as often as neighbours are
+ * on different nodes, a copy goes from one to another. */
+void mp_comm_count_broadcast(const mp_comm *comm, int64_t bytes, int first, int count)
+{
+    int crossings = 0;
+
+    for (int r = first + 1; r < first + count; r++)
+        crossings += comm->node_of[r] != comm->node_of[r - 1];
+    mp_comm_count_bytes(bytes * (count - 1), bytes * crossings);
 }
 
 mp_status mp_mpi_check(int code, const char *what)
@@ -185,7 +202,7 @@ static mp_status bcast_pieces(MPI_Comm comm, void *buffer, size_t bytes, int roo
 
 mp_status mp_comm_bcast(const mp_comm *comm, void *buffer, size_t bytes, int root)
 {
-    if (comm->rank == root) mp_comm_count_bytes((int64_t)bytes * (comm->size - 1));
+    if (comm->rank == root) mp_comm_count_broadcast(comm, (int64_t)bytes, 0, comm->size);
     return mp_comm_tell(comm, buffer, bytes, root);
 }
 
@@ -197,7 +214,9 @@ mp_status mp_comm_tell(const mp_comm *comm, void *buffer, size_t bytes, int root
 
 mp_status mp_comm_bcast_nodes(const mp_comm *comm, void *buffer, size_t bytes, int node)
 {
-    if (comm->node_index == node) mp_comm_count_bytes((int64_t)bytes * (comm->node_count - 1));
+    int64_t copies = (int64_t)bytes * (comm->node_count - 1);
+
+    if (comm->node_index == node) mp_comm_count_bytes(copies, copies);
     if (mp_comm_is_dry(comm)) return MP_OK;
     return bcast_pieces(comm->leaders, buffer, bytes, node);
 }
@@ -206,7 +225,7 @@ mp_status mp_comm_send(const mp_comm *comm, const void *buffer, size_t bytes, in
 {
     const char *at = buffer;
 
-    mp_comm_count_bytes((int64_t)bytes);
+    mp_comm_count_bytes((int64_t)bytes, comm->node_of[to] != comm->node_index ? (int64_t)bytes : 0);
     if (mp_comm_is_dry(comm)) return MP_OK;
     while (bytes > 0) {
         int piece = bytes < PIECE ? (int)bytes : PIECE;
@@ -255,6 +274,18 @@ mp_status mp_comm_min(const mp_comm *comm, double *values, int count)
                         "minimum over ranks");
 }
 
+mp_status mp_comm_sum_host(const mp_comm *comm, double *values, int count)
+{
+    return mp_mpi_check(MPI_Allreduce(MPI_IN_PLACE, values, count, MPI_DOUBLE, MPI_SUM, comm->host),
+                        "sum over the ranks of a host");
+}
+
+mp_status mp_comm_min_host(const mp_comm *comm, double *values, int count)
+{
+    return mp_mpi_check(MPI_Allreduce(MPI_IN_PLACE, values, count, MPI_DOUBLE, MPI_MIN, comm->host),
+                        "minimum over the ranks of a host");
+}
+
 mp_status mp_comm_sum_int(const mp_comm *comm, int64_t *values, int count)
 {
     if (mp_comm_is_dry(comm)) return MP_OK;
@@ -277,6 +308,11 @@ mp_status mp_exchange_create(const mp_comm *comm, mp_exchange **exchange)
 out:
     mp_free(e);
     return st;
+}
+
+int64_t mp_exchange_bytes(int ranks)
+{
+    return (int64_t)sizeof(mp_exchange) + 4 * (int64_t)ranks * (int64_t)sizeof(int);
 }
 
 void mp_exchange_free(mp_exchange *exchange)
@@ -307,10 +343,14 @@ mp_status mp_exchange_ready(const mp_comm *comm, mp_exchange *e)
 mp_status mp_comm_exchange(const mp_comm *comm, const mp_exchange *e, MPI_Datatype type,
                            const void *send, void *receive)
 {
+    int64_t crossed = 0;
     int bytes;
 
     MPI_Type_size(type, &bytes);
-    mp_comm_count_bytes((e->send_total - e->send_counts[comm->rank]) * (int64_t)bytes);
+    for (int r = 0; r < comm->size; r++)
+        if (comm->node_of[r] != comm->node_index) crossed += e->send_counts[r];
+    mp_comm_count_bytes((e->send_total - e->send_counts[comm->rank]) * (int64_t)bytes,
+                        crossed * (int64_t)bytes);
     if (mp_comm_is_dry(comm)) return MP_OK;
     return mp_mpi_check(MPI_Alltoallv(send, e->send_counts, e->send_starts, type, receive,
                                       e->receive_counts, e->receive_starts, type, comm->mpi),

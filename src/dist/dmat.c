@@ -39,6 +39,20 @@ static int64_t tiles_of(int64_t tiles, int mine, int parts)
     return (tiles - mine + parts - 1) / parts;
 }
 
+mp_status mp_grid_share(const mp_grid *grid, int rank, int64_t order, int64_t nb, int64_t *rows,
+                        int64_t *cols)
+{
+    int inside = mp_grid_holds(grid, rank), place = rank - grid->first;
+
+    *rows = inside ? tiles_of(order / nb, place / grid->cols, grid->rows) * nb : 0;
+    *cols = inside ? tiles_of(order / nb, place % grid->cols, grid->cols) * nb : 0;
+    if (order <= INT_MAX && *rows * *cols <= INT_MAX) return MP_OK;
+    return mp_fail(MP_ERR_NOFIT,
+                   "a matrix of order %lld, %lld x %lld of it on one rank, does not fit the 32-bit "
+                   "integers of ScaLAPACK: use more ranks",
+                   (long long)order, (long long)*rows, (long long)*cols);
+}
+
 static mp_status allocate(mp_dmat *m)
 {
     int inside = mp_grid_holds(&m->grid, m->comm->rank);
@@ -46,14 +60,7 @@ static mp_status allocate(mp_dmat *m)
 
     m->my_row = inside ? place / m->grid.cols : -1;
     m->my_col = inside ? place % m->grid.cols : -1;
-    m->local_rows = inside ? tiles_of(m->tiles, m->my_row, m->grid.rows) * m->nb : 0;
-    m->local_cols = inside ? tiles_of(m->tiles, m->my_col, m->grid.cols) * m->nb : 0;
-    if (m->order > INT_MAX || m->local_rows * m->local_cols > INT_MAX)
-        return mp_fail(
-            MP_ERR_NOFIT,
-            "a matrix of order %lld, %lld x %lld of it on one rank, does not fit the 32-bit "
-            "integers of ScaLAPACK: use more ranks",
-            (long long)m->order, (long long)m->local_rows, (long long)m->local_cols);
+    MP_TRY(mp_grid_share(&m->grid, m->comm->rank, m->order, m->nb, &m->local_rows, &m->local_cols));
     if (mp_comm_is_dry(m->comm)) return MP_OK;
     return MP_NEW(m->data, m->local_rows * m->local_cols, "tiles of a distributed matrix");
 }
@@ -197,6 +204,23 @@ out:
     mp_free(in);
     mp_exchange_free(e);
     return st;
+}
+
+void mp_dmat_count_move(const mp_comm *comm, const mp_grid *from, const mp_grid *to, int64_t tiles,
+                        int64_t nb)
+{
+    const int64_t bytes = 8 * nb * nb;
+    int64_t moved = 0, crossed = 0;
+
+    if (memcmp(from, to, sizeof *from) == 0) return;
+    for (int64_t j = 0; j < tiles; j++)
+        for (int64_t i = j; i < tiles; i++) {
+            int owner = mp_grid_rank(from, i, j), next = mp_grid_rank(to, i, j);
+
+            moved += owner != next;
+            crossed += comm->node_of[owner] != comm->node_of[next];
+        }
+    mp_comm_count_bytes(moved * bytes, crossed * bytes);
 }
 
 mp_status mp_dmat_move(mp_dmat **from, mp_grid grid, mp_dmat **to)

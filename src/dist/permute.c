@@ -187,7 +187,9 @@ static mp_status permute_on_grid(const walk *w)
     mp_dmat *m = w->m;
     const mp_comm members = {.mpi = m->members,
                              .rank = m->comm->rank - m->grid.first,
-                             .size = m->grid.rows * m->grid.cols};
+                             .size = m->grid.rows * m->grid.cols,
+                             .node_index = m->comm->node_index,
+                             .node_of = m->comm->node_of + m->grid.first};
     int64_t end;
 
     for (int64_t begin = 0; begin < m->order; begin = end) {

@@ -60,7 +60,8 @@ static mp_status start(mp_stream *s, in_flight *slot)
         int64_t first, count = tiles_of_row(begin, end, p, m->grid.rows, &first);
         int root = mp_grid_rank(&m->grid, p, s->next);
 
-        if (root == m->comm->rank) mp_comm_count_bytes(count * tile * 4 * (m->comm->size - 1));
+        if (root == m->comm->rank)
+            mp_comm_count_broadcast(m->comm, count * tile * 4, 0, m->comm->size);
         if (mp_comm_is_dry(m->comm)) continue;
         if (root == m->comm->rank) pack(m, s->next, first, count, slot->packed + offset);
         MP_TRY(mp_mpi_check(MPI_Ibcast(slot->packed + offset, (int)(count * tile), MPI_FLOAT, root,

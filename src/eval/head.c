@@ -24,6 +24,12 @@ int64_t head_position_bytes(void)
     return (int64_t)(2 * sizeof(float) + sizeof(double));
 }
 
+int64_t head_bytes(int64_t local, int64_t n_tokens)
+{
+    return n_tokens * PANEL_ROWS * (int64_t)sizeof(float) +
+           local * n_tokens * head_position_bytes();
+}
+
 size_t head_panel_bytes(int64_t width)
 {
     return (size_t)(PANEL_ROWS * width) * sizeof(float);

@@ -36,6 +36,9 @@ void head_close(head *h);
 /* Bytes per position of a window and model that head_open takes. */
 int64_t head_position_bytes(void);
 
+/* What head_open takes on a rank that has `local` windows of n_tokens, for one model. */
+int64_t head_bytes(int64_t local, int64_t n_tokens);
+
 /* What head_open has the ranks of a node share, for streams of `width`. */
 size_t head_panel_bytes(int64_t width);
 

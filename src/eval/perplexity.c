@@ -42,6 +42,16 @@ size_t mp_perplexity_shared_bytes(const mp_arch *arch)
     return block > panel ? block : panel; /* one after the other */
 }
 
+int64_t mp_perplexity_rank_bytes(const mp_arch *arch, int64_t windows, int64_t seqlen,
+                                 int64_t local)
+{
+    int64_t position = arch->d_model * (int64_t)sizeof(float) + (int64_t)sizeof(int32_t);
+    int64_t forward = mp_forward_bytes(arch, seqlen, 1), losses = head_bytes(local, seqlen);
+
+    return local * seqlen * position + windows * (int64_t)sizeof(double) +
+           (forward > losses ? forward : losses); /* one after the other */
+}
+
 mp_status mp_perplexity(const mp_comm *comm, const mp_arch *arch, const mp_source *source,
                         const mp_windows *windows, mp_perplexity_result *result)
 {

@@ -52,11 +52,36 @@ static int64_t tile_of(int64_t n_tokens)
     return n_tokens < TILE ? n_tokens : TILE;
 }
 
-mp_status mp_forward_create(const mp_arch *arch, int64_t max_tokens, mp_forward **forward)
+static int64_t table_floats(const mp_arch *arch, int64_t max_tokens)
 {
-    const int64_t table = max_tokens * (arch->head_dim / 2);
+    return max_tokens * (arch->head_dim / 2);
+}
+
+static int64_t scratch_floats(const mp_arch *arch, int64_t max_tokens)
+{
     const int64_t qkv = max_tokens * (arch->n_heads + 2 * arch->n_kv_heads) * arch->head_dim;
     const int64_t gate = tile_of(max_tokens) * arch->d_ff;
+
+    return qkv > gate ? qkv : gate;
+}
+
+static int64_t states_floats(const mp_arch *arch, int64_t max_tokens)
+{
+    return max_tokens * (arch->d_model + arch->states[MP_ATTN_OUT].width) +
+           tile_of(max_tokens) * arch->d_ff;
+}
+
+int64_t mp_forward_bytes(const mp_arch *arch, int64_t max_tokens, int whole_blocks)
+{
+    int64_t floats = 2 * table_floats(arch, max_tokens) + scratch_floats(arch, max_tokens);
+
+    if (whole_blocks) floats += states_floats(arch, max_tokens);
+    return (int64_t)sizeof(mp_forward) + floats * (int64_t)sizeof(float);
+}
+
+mp_status mp_forward_create(const mp_arch *arch, int64_t max_tokens, mp_forward **forward)
+{
+    const int64_t table = table_floats(arch, max_tokens);
     mp_forward *f = NULL;
     mp_status st;
 
@@ -65,7 +90,7 @@ mp_status mp_forward_create(const mp_arch *arch, int64_t max_tokens, mp_forward 
     f->max_tokens = max_tokens;
     MP_GO(MP_NEW_RAW(f->cosines, table, "rotary angles"));
     MP_GO(MP_NEW_RAW(f->sines, table, "rotary angles"));
-    MP_GO(MP_NEW_RAW(f->scratch, qkv > gate ? qkv : gate, "scratch of the forward pass"));
+    MP_GO(MP_NEW_RAW(f->scratch, scratch_floats(arch, max_tokens), "scratch of the forward pass"));
     fill_rotation(f);
     *forward = f;
     f = NULL;
@@ -236,9 +261,7 @@ mp_status mp_forward_block(mp_forward *forward, const mp_block *block, int64_t n
     float *normalised, *attention, *middle;
 
     if (forward->states == NULL)
-        MP_TRY(MP_NEW_RAW(forward->states,
-                          max * (arch->d_model + heads) + tile_of(max) * arch->d_ff,
-                          "states of a block"));
+        MP_TRY(MP_NEW_RAW(forward->states, states_floats(arch, max), "states of a block"));
     normalised = forward->states;
     attention = normalised + max * arch->d_model;
     middle = attention + max * heads;

@@ -9,16 +9,29 @@
 #include <math.h>
 #include <string.h>
 
+static const char *const order_names[] = {"block", "linear", "dense"};
+
 mp_status mp_order_parse(const char *text, mp_order *order)
 {
-    static const char *const names[] = {"block", "linear", "dense"};
-
     for (int i = 0; i < 3; i++)
-        if (strcmp(text, names[i]) == 0) {
+        if (strcmp(text, order_names[i]) == 0) {
             *order = (mp_order)i;
             return MP_OK;
         }
     return mp_fail(MP_ERR_ARG, "--propagate %s: expected block, linear or dense", text);
+}
+
+mp_status mp_batch_check(const mp_method *method, mp_order order, int64_t batch)
+{
+    if (batch > MP_MAX_BATCH)
+        return mp_fail(MP_ERR_ARG, "--batch %lld: expected at most %d", (long long)batch,
+                       MP_MAX_BATCH);
+    if (batch > 1 && (order != MP_ORDER_DENSE || method->factorise == NULL))
+        return mp_fail(MP_ERR_ARG,
+                       "--batch %lld: blocks are solved side by side in dense order of a method "
+                       "that factors, not by %s in %s order",
+                       (long long)batch, method->name, order_names[order]);
+    return MP_OK;
 }
 
 static mp_status allocate(mp_runner *run)

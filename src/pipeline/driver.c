@@ -35,20 +35,6 @@ static mp_status check_counts(const mp_job *job)
 }
 
 /* --batch, once order and method are known. */
-static mp_status check_batch(const run *r)
-{
-    long long batch = (long long)r->job->batch;
-
-    if (batch > MP_MAX_BATCH)
-        return mp_fail(MP_ERR_ARG, "--batch %lld: expected at most %d", batch, MP_MAX_BATCH);
-    if (batch > 1 && (r->runner.order != MP_ORDER_DENSE || r->runner.method->factorise == NULL))
-        return mp_fail(MP_ERR_ARG,
-                       "--batch %lld: blocks are solved side by side in dense order of a method "
-                       "that factors, not by %s in %s order",
-                       batch, r->job->method, r->job->propagate);
-    return MP_OK;
-}
-
 /* Which tokens count and how much, as far as it does not hang on the windows. */
 static mp_status read_lengths(run *r)
 {
@@ -102,7 +88,7 @@ static mp_status read_options(run *r)
     MP_TRY(mp_method_options_check(o));
     MP_TRY(mp_quant_options_read(r->runner.method, &job->quant, o));
     MP_TRY(check_counts(job));
-    MP_TRY(check_batch(r));
+    MP_TRY(mp_batch_check(r->runner.method, r->runner.order, job->batch));
     MP_TRY(mp_bos_parse(job->bos, &r->bos));
     MP_TRY(resume_options(r));
     MP_TRY(stopping_options(r));
@@ -188,7 +174,7 @@ static mp_status compress_blocks(run *r, int64_t b, int count)
 /* How many blocks are solved side by side: in dense order, where the method factors. */
 static mp_status choose_batch(run *r)
 {
-    int64_t most = r->job->batch > 0 ? r->job->batch : r->arch.n_blocks;
+    int64_t most = r->job->batch > 0 ? r->job->batch : r->most_batch;
 
     r->runner.batch = 1;
     if (r->runner.order != MP_ORDER_DENSE || r->ranks == NULL) return MP_OK;
@@ -342,6 +328,22 @@ static int is_done(const run *r)
            (r->job->no_export || mp_checkpoint_has(r->checkpoint, "hf/config.json"));
 }
 
+/* Whether what the run needs is there: before OUT is begun, so that nothing is written in vain.  An OUT with
+ * an earlier run may need none of it: there, once it is known what is left to do. */
+static mp_status afford(run *r)
+{
+    if (r->kept_blocks == r->arch.n_blocks) return MP_OK;
+    MP_TRY(run_afford(r));
+    return r->has_ranks ? MP_OK : ranks_afford(r);
+}
+
+static mp_status find_earlier_run(run *r)
+{
+    r->has_earlier =
+        r->comm->rank == 0 && r->start != MP_START_OVERWRITE && mp_checkpoint_is(r->job->out);
+    return mp_comm_tell(r->comm, &r->has_earlier, sizeof r->has_earlier, 0);
+}
+
 /* From the claim on OUT to the end. */
 static mp_status carry_out(run *r)
 {
@@ -355,6 +357,7 @@ static mp_status carry_out(run *r)
     }
     MP_TRY(stopping_open(r));
     MP_TRY(resume_recall(r));
+    if (r->has_earlier) MP_TRY(afford(r));
     MP_TRY(measure_rate(r));
     MP_TRY(report_start(r));
     mp_clock_lap(&r->runner.clock, MP_PHASE_START, 0.0, &mark);
@@ -375,8 +378,8 @@ mp_status mp_compress(const mp_comm *comm, const mp_job *job)
     MP_GO(run_open_model(&r));
     MP_GO(run_identify(&r));
     MP_GO(run_draw_windows(&r));
-    MP_GO(run_afford(&r));
-    MP_GO(ranks_afford(&r));
+    MP_GO(find_earlier_run(&r));
+    if (!r.has_earlier) MP_GO(afford(&r));
     MP_GO(run_check_outside_blocks(&r));
     MP_GO(carry_out(&r));
 out:

@@ -109,9 +109,11 @@ static mp_status settle(const mp_linear *l, int64_t begin, int64_t end)
 mp_status lowrank_share_factors(const mp_comm *comm, float *values, int64_t count)
 {
     enum { PIECE = 1 << 26 };
+    int64_t bytes = count * (int64_t)sizeof *values;
 
     if (comm->node_rank != 0 || comm->node_count == 1) return MP_OK;
-    mp_comm_count_bytes(count * (int64_t)sizeof *values);
+    /* a large sum goes round in a ring twice: pieces are added, then handed out */
+    mp_comm_count_bytes(bytes, 2 * bytes / comm->node_count * (comm->node_count - 1));
     for (int64_t i = 0; i < count && !mp_comm_is_dry(comm); i += PIECE) {
         int n = (int)(count - i < PIECE ? count - i : PIECE);
 

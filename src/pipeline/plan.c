@@ -58,16 +58,23 @@ double mp_plan_seconds(const mp_plan_task *task, const mp_grid *grid)
            task->messages * steps * latency;
 }
 
-/* The fastest grid of at most `ranks` ranks from `first` on, by the model. */
+/* The fastest grid of at most `ranks` ranks from `first` on, by the model.  Grids whose waits alone take
+ * longer than the best are not tried: the number tried does not grow with that of the ranks. */
 static mp_grid best_grid(const mp_plan_task *task, int first, int ranks)
 {
     mp_grid best = {first, 1, 1};
+    double least = mp_plan_seconds(task, &best);
 
     if (task->order > MP_EXACT_ORDER) return mp_grid_of(first, ranks);
     for (int size = 2; size <= ranks; size++) {
         mp_grid grid = task->exact ? (mp_grid){first, 1, size} : mp_grid_of(first, size);
+        double seconds = mp_plan_seconds(task, &grid);
 
-        if (mp_plan_seconds(task, &grid) < mp_plan_seconds(task, &best)) best = grid;
+        if (seconds < least) {
+            least = seconds;
+            best = grid;
+        }
+        if (task->messages * log2((double)grid.rows * grid.cols) * latency > least) break;
     }
     return best;
 }
@@ -86,12 +93,13 @@ static double schedule_in_turn(const mp_plan_task *tasks, int count, int ranks, 
     return seconds;
 }
 
-/* One rank each, the longest first, each to the rank that is free first. */
+/* One rank each, the longest first, each to the rank that is free first: of `count` ranks at most. */
 static double schedule_on_single_ranks(const mp_plan_task *tasks, int count, int ranks,
                                        mp_grid *grids, double *busy)
 {
     double longest = 0.0;
 
+    if (ranks > count) ranks = count;
     memset(busy, 0, (size_t)ranks * sizeof *busy);
     for (int i = 0; i < count; i++) grids[i].rows = 0; /* not placed yet */
     for (int k = 0; k < count; k++) {
@@ -138,7 +146,7 @@ mp_status mp_plan_grids(const mp_plan_task *tasks, int count, int ranks, mp_grid
     mp_grid *tried = NULL;
     mp_status st;
 
-    MP_GO(MP_NEW(busy, ranks, "a plan"));
+    MP_GO(MP_NEW(busy, count, "a plan"));
     MP_GO(MP_NEW(tried, count, "a plan"));
     for (int s = 0; s < 3; s++) {
         double seconds = schedules[s](tasks, count, ranks, tried, busy);
@@ -153,22 +161,34 @@ out:
     return st;
 }
 
-mp_status mp_plan_batch(const mp_comm *comm, const mp_arch *arch, int64_t most, int *batch)
+int mp_plan_batch_of(const mp_arch *arch, const mp_plan_host *host, int64_t most)
 {
-    double host_share = (double)comm->host_size / comm->size, fits;
-    double copies = (double)comm->host_size / comm->node_size;
+    double host_share = (double)host->ranks / host->size, fits;
+    double copies = (double)host->ranks / host->sharing;
     double weights = 4.0 * (double)mp_arch_block_parameters(arch), block;
-    int64_t wanted = (4 * comm->size + arch->n_states - 1) / arch->n_states; /* four tasks a rank */
+    int64_t wanted = (4 * host->size + arch->n_states - 1) / arch->n_states; /* four tasks a rank */
 
     /* the factors stand in double until all are found */
     block = copies * weights + 2.0 * weights * host_share;
     for (int s = 0; s < arch->n_states; s++)
         block += 8.0 * (double)arch->states[s].width * (double)arch->states[s].width * host_share;
-    fits = floor(fmin(0.5 * mp_memory_available() / block, mp_shared_room(comm) / weights));
-    MP_TRY(mp_comm_min(comm, &fits, 1));
+    fits = floor(fmin(0.5 * host->memory / block, host->room / weights));
     if (wanted > most) wanted = most;
     if (wanted > MP_MAX_BATCH) wanted = MP_MAX_BATCH;
     if ((double)wanted > fits) wanted = (int64_t)fits;
-    *batch = wanted > 1 ? (int)wanted : 1;
+    return wanted > 1 ? (int)wanted : 1;
+}
+
+mp_status mp_plan_batch(const mp_comm *comm, const mp_arch *arch, int64_t most, int *batch)
+{
+    const mp_plan_host host = {.size = comm->size,
+                               .ranks = comm->host_size,
+                               .sharing = comm->node_size,
+                               .memory = mp_memory_available(),
+                               .room = mp_shared_room(comm)};
+    double least = mp_plan_batch_of(arch, &host, most);
+
+    MP_TRY(mp_comm_min(comm, &least, 1));
+    *batch = (int)least;
     return MP_OK;
 }

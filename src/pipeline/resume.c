@@ -2,6 +2,7 @@
 #include "run.h"
 
 #include "mpress/fileio.h"
+#include "mpress/forecast.h"
 #include "mpress/json.h"
 #include "mpress/log.h"
 #include "mpress/memory.h"
@@ -10,9 +11,6 @@
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
-
-/* Saving hidden states may take this share of the time of the blocks between two of them. */
-static const double save_share = 0.05;
 
 static mp_status read_start(const mp_job *job, mp_start *start)
 {
@@ -210,7 +208,7 @@ mp_status resume_replay(run *r, const mp_source *blocks, int64_t b)
 /* Rank 0's measure of the last save decides for all. */
 static mp_status choose_every(run *r, double seconds)
 {
-    double every = ceil(seconds / (save_share * r->save.block_seconds));
+    double every = ceil(100.0 / MP_SAVE_PERCENT * seconds / r->save.block_seconds);
 
     if (r->save.every >= 0 || r->save.block_seconds <= 0.0) return MP_OK;
     r->save.every = every < 1.0 ? 1 : every > 1e6 ? 1000000 : (int64_t)every;

@@ -54,11 +54,13 @@ typedef struct run {
     char *stop_path;     /* OUT/stop */
     save_policy save;
     mp_start start;             /* what to do with an earlier run in OUT */
+    int has_earlier;            /* there is one, and it is not written over */
     int64_t kept_blocks;        /* that an earlier run has made */
     int64_t search_retries;     /* factorisations that the search for them tried again */
     int has_ranks;              /* an earlier run has searched for them */
     double max_seconds;         /* of the whole run; 0: no limit */
     int64_t rank_limit;         /* bytes that a rank may have; 0: what is free */
+    int most_batch;             /* blocks side by side that --mem-per-rank allows */
     double started, gemm_flops; /* seconds; single-precision rate of all ranks together */
     mp_clock clock_before;      /* at the end of the last block */
 } run;
@@ -106,8 +108,8 @@ mp_status run_keep_windows(const run *r);
  * Collective; agreed. */
 mp_status run_embed(run *r);
 
-/* afford.c: MP_ERR_NOFIT where the run will not fit --mem-per-rank, or the memory of a host.  The windows
- * are drawn.  Collective; agreed. */
+/* afford.c: MP_ERR_NOFIT where a rank will not fit --mem-per-rank, or the ranks of a host its free memory.
+ * The windows are drawn.  Collective; agreed. */
 mp_status run_afford(run *r);
 
 /* stopping.c: --max-time and --stop-grace; MP_ERR_ARG. */

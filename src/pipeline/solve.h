@@ -45,8 +45,11 @@ mp_status lowrank_publish(mp_runner *runner, int state, const mp_moment *moment,
                           const mp_outcome *outcome, const int *skip, mp_factors *factors,
                           mp_linear_result *results);
 
-/* forecast.c: [n_states] the grid on which each state of a block is factorised: planned together, or in
- * linear order one by one.  Local. */
-mp_status forecast_grids(const mp_forecast_job *job, mp_grid *grids);
+/* forecast.c: [count][n_states] the grid on which each state of `count` blocks is factorised: planned
+ * together, or in linear order one by one.  Local. */
+mp_status forecast_grids(const mp_forecast_job *job, int count, mp_grid *grids);
+
+/* forecast.c: the order of the moment of a state, whole tiles. */
+int64_t forecast_order(const mp_forecast_job *job, int state);
 
 #endif

@@ -25,6 +25,7 @@ static struct run runs[] = {
     {2, "--method sparsegpt --bits 4 --group-size channel", "--sparsity 2:4"},
     {3, "--method asvd+ --ratio 0.6", ""},
     {2, "--method asvd", ""},
+    {3, "--method asvd+ --batch 4", ""},
 };
 
 ParameterizedTestParameters(plan, counts_the_bytes_of_a_run)
@@ -62,8 +63,7 @@ ParameterizedTest(struct run *r, plan, counts_the_bytes_of_a_run, .timeout = 120
              " --gflops 100 --json >$S/plan.json",
              r->options, r->ranks, r->ranks);
     expect_success(&o, 0, command);
-    snprintf(command, sizeof command, "compress $M $S/out --batch 1 %s %s" CALIB, r->options,
-             r->more);
+    snprintf(command, sizeof command, "compress $M $S/out %s %s" CALIB, r->options, r->more);
     expect_success(&o, r->ranks, command);
     plan = read_plan(scratch);
     report = read_report(scratch, "out");
@@ -123,6 +123,16 @@ Test(plan, plans_for_ranks_that_are_not_there, .timeout = 300)
     cr_expect_eq(json_integer_value(json_object_get(plan, "nodes")), 16);
     cr_expect_gt(json_integer_value(json_object_get(plan, "least_nodes")), 0);
     cr_expect_leq(json_integer_value(json_object_get(plan, "least_nodes")), 16);
+    cr_expect_geq(number(plan, "disk", "hidden_written"), number(plan, "disk", "hidden"));
+    cr_expect_eq(json_integer_value(json_object_get(plan, "batch")), 1);
+    json_decref(plan);
+    /* factors: as many blocks side by side as the ranks have room for */
+    expect_success(&o, 0,
+                   "plan $C --ranks 64 --ranks-per-node 4 --gflops 1000 --disk-gbs 1 --net-gbs 10 "
+                   "--method asvd+ --mem-per-rank 16G --json >$S/plan.json");
+    plan = read_plan(scratch);
+    cr_expect_gt(json_integer_value(json_object_get(plan, "batch")), 1);
+    cr_expect_leq(number(plan, "memory", "rank"), 16.0 * (1 << 30));
     json_decref(plan);
     launch(&o, 0,
            "plan $C --ranks 4 --ranks-per-node 4 --gflops 1000 --disk-gbs 1 --mem-per-rank 5G "
@@ -130,6 +140,25 @@ Test(plan, plans_for_ranks_that_are_not_there, .timeout = 300)
     cr_expect_eq(o.code, 64);
     cr_expect(strstr(o.text, "--mem-per-rank: 5.00 GiB, but a rank needs") != NULL, "%s", o.text);
     cr_expect(strstr(o.text, "nodes of 4 ranks would do") != NULL, "%s", o.text);
+    scratch_remove(scratch);
+}
+
+/* Where nothing will do, that is found out without a look at a million ranks. */
+Test(plan, says_at_once_that_no_number_of_nodes_will_do, .timeout = 30)
+{
+    static struct outcome o;
+    char scratch[64];
+
+    places_make(scratch);
+    setenv("C", MPRESS_SOURCE "/mpi-runs/shapes/llama-2-70b.json", 1);
+    launch(&o, 0,
+           "plan $C --ranks 64 --ranks-per-node 64 --gflops 100 --disk-gbs 1 --mem-per-rank 1G "
+           "2>&1 | grep -v '^ '");
+    cr_expect(strstr(o.text, "no number of nodes of 64 ranks will do") != NULL, "%s", o.text);
+    launch(&o, 0,
+           "plan $C --ranks 64 --ranks-per-node 64 --gflops 100 --disk-gbs 1 --mem-per-rank 1500M "
+           "--blocksize 32 2>&1 | grep -v '^ '");
+    cr_expect(strstr(o.text, "nodes of 64 ranks would") != NULL, "%s", o.text);
     scratch_remove(scratch);
 }
 
@@ -147,5 +176,11 @@ Test(plan, compress_refuses_what_will_not_fit_before_it_begins, .timeout = 120)
     cr_expect_eq(o.code, 64);
     cr_expect(strstr(o.text, "--mem-per-rank much: expected bytes") != NULL, "%s", o.text);
     expect_success(&o, 1, "compress $M $S/out --sparsity 2:4 --mem-per-rank 2G" CALIB);
+    /* where nothing is left to do nothing is needed */
+    expect_success(&o, 2, "compress $M $S/out --sparsity 2:4 --mem-per-rank 20M" CALIB);
+    cr_expect(strstr(o.text, "finished already") != NULL, "%s", o.text);
+    launch(&o, 2, "compress $M $S/out --overwrite --sparsity 2:4 --mem-per-rank 20M" CALIB);
+    cr_expect_eq(o.code, 64);
+    expect_true("test -e $S/out/report.json");
     scratch_remove(scratch);
 }

@@ -5,6 +5,7 @@
 #include "helpers.h"
 
 #include <fcntl.h>
+#include <math.h>
 #include <pthread.h>
 #include <signal.h>
 #include <sys/resource.h>
@@ -138,6 +139,76 @@ Test(memory, impossible_sizes_name_the_buffer)
                    "hidden states", "could not allocate 68719476736.0 MiB");
 #endif
     EXPECT_NO_LEAKS();
+}
+
+/* A file of a kernel that is made up, below `root`; folders are made on the way. */
+static void kernel_file(const char *root, const char *name, const char *text)
+{
+    char path[512];
+
+    snprintf(path, sizeof path, "%s%s", root, name);
+    for (char *slash = strchr(path + strlen(root) + 1, '/'); slash != NULL;
+         slash = strchr(slash + 1, '/')) {
+        *slash = '\0';
+        mkdir(path, 0700);
+        *slash = '/';
+    }
+    write_text(path, text);
+}
+
+static void group_file(const char *root, const char *group, const char *name, const char *text)
+{
+    char path[256];
+
+    snprintf(path, sizeof path, "/sys/fs/cgroup%s/%s", group, name);
+    kernel_file(root, path, text);
+}
+
+Test(memory, what_is_free_is_the_least_of_a_job_and_all_above_it)
+{
+    const char *root = scratch_make();
+
+    cr_assert(isinf(mp_memory_available_below(root)));
+    kernel_file(root, "/proc/meminfo", "MemTotal: 9000 kB\nMemAvailable:    4000 kB\n");
+    cr_assert_float_eq(mp_memory_available_below(root), 4096000.0, 0.5);
+    /* a job of Slurm: the step has no limit, the job has one, of which cached files are given back */
+    kernel_file(root, "/proc/self/cgroup", "0::/slurm/job_7/step_0\n");
+    group_file(root, "/slurm/job_7/step_0", "memory.max", "max\n");
+    group_file(root, "/slurm/job_7/step_0", "memory.current", "900000\n");
+    group_file(root, "/slurm/job_7", "memory.max", "1000000\n");
+    group_file(root, "/slurm/job_7", "memory.current", "950000\n");
+    group_file(root, "/slurm/job_7", "memory.stat",
+               "anon 50000\nfile 900000\ninactive_file 600000\nactive_file 200000\n");
+    cr_assert_float_eq(mp_memory_available_below(root), 850000.0, 0.5);
+    /* the tightest of the groups counts, wherever it is */
+    group_file(root, "/slurm", "memory.max", "1500000\n");
+    group_file(root, "/slurm", "memory.current", "1400000\n");
+    cr_assert_float_eq(mp_memory_available_below(root), 100000.0, 0.5);
+    group_file(root, "/slurm", "memory.current", "1600000\n");
+    cr_assert_eq(mp_memory_available_below(root), 0.0);
+    scratch_remove(root);
+}
+
+Test(memory, limits_of_the_first_version_of_control_groups_count)
+{
+    const char *root = scratch_make();
+
+    kernel_file(root, "/proc/meminfo", "MemAvailable: 4000 kB\n");
+    kernel_file(root, "/proc/self/cgroup",
+                "9:name=systemd:/\n5:cpu,memory:/slurm/job_7\n0::/elsewhere\n");
+    group_file(root, "/memory", "memory.limit_in_bytes", "9223372036854771712\n");
+    group_file(root, "/memory", "memory.usage_in_bytes", "7000000\n");
+    cr_assert_float_eq(mp_memory_available_below(root), 4096000.0, 0.5);
+    group_file(root, "/memory/slurm/job_7", "memory.limit_in_bytes", "1000000\n");
+    group_file(root, "/memory/slurm/job_7", "memory.usage_in_bytes", "990000\n");
+    group_file(root, "/memory/slurm/job_7", "memory.stat",
+               "inactive_file 1\ntotal_inactive_file 300000\ntotal_active_file 20000\n");
+    cr_assert_float_eq(mp_memory_available_below(root), 330000.0, 0.5);
+    /* in a container the path may be that of the host, and the top its own group */
+    kernel_file(root, "/proc/self/cgroup", "5:memory:/docker/0123\n");
+    group_file(root, "/memory", "memory.limit_in_bytes", "7100000\n");
+    cr_assert_float_eq(mp_memory_available_below(root), 100000.0, 0.5);
+    scratch_remove(root);
 }
 
 Test(memory, a_string_is_copied_whole)
