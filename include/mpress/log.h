@@ -31,4 +31,7 @@ void mp_lap(double *mark, double *seconds);
 /* "1h02m", "3m20s", "12.3s": for people. */
 const char *mp_duration(double seconds, char buffer[32]);
 
+/* "2.23 GiB", "64 B": memory, for people. */
+const char *mp_memory_text(int64_t bytes, char buffer[32]);
+
 #endif

@@ -44,6 +44,17 @@ const char *mp_duration(double seconds, char buffer[32])
     return buffer;
 }
 
+const char *mp_memory_text(int64_t bytes, char buffer[32])
+{
+    static const char *const units[] = {"B", "KiB", "MiB", "GiB", "TiB"};
+    double value = (double)bytes;
+    int u = 0;
+
+    for (; u < 4 && value >= 1023.995; u++) value /= 1024.0;
+    snprintf(buffer, 32, u == 0 ? "%.0f %s" : "%.2f %s", value, units[u]);
+    return buffer;
+}
+
 void mp_log_setup(mp_log_level level, int rank)
 {
     state.level = level;

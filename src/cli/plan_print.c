@@ -7,7 +7,17 @@
 #include <jansson.h>
 #include <stdio.h>
 
-static const double gib = 1024.0 * 1024.0 * 1024.0;
+/* Traffic and disk, whose rates are in powers of ten: "20.77 TB". */
+static const char *decimal(int64_t bytes, char text[32])
+{
+    static const char *const units[] = {"B", "kB", "MB", "GB", "TB"};
+    double value = (double)bytes;
+    int u = 0;
+
+    for (; u < 4 && value >= 999.995; u++) value /= 1000.0;
+    snprintf(text, 32, u == 0 ? "%.0f %s" : "%.2f %s", value, units[u]);
+    return text;
+}
 
 static int nodes_of(const mp_forecast_job *job)
 {
@@ -34,50 +44,56 @@ static void print_memory(const mp_forecast_job *job, const mp_forecast *f)
                  {"buffers", m->buffers},
                  {"program", m->base},
                  {"share of a block's weights", mp_forecast_rank_bytes(job, f) - m->rank}};
+    char text[32];
 
-    printf("memory     %10.3f GiB per rank\n", (double)mp_forecast_rank_bytes(job, f) / gib);
+    printf("memory  %14s per rank\n", mp_memory_text(mp_forecast_rank_bytes(job, f), text));
     for (size_t i = 0; i < sizeof parts / sizeof parts[0]; i++)
-        printf("           %10.3f     %s\n", (double)parts[i].bytes / gib, parts[i].what);
-    printf("           %10.3f GiB per node of %d rank%s, of which %.3f in shared memory\n",
-           (double)f->node_bytes / gib, job->per_node, job->per_node == 1 ? "" : "s",
-           (double)m->weights / gib);
+        if (parts[i].bytes > 0)
+            printf("        %14s   %s\n", mp_memory_text(parts[i].bytes, text), parts[i].what);
+    printf("        %14s per node of %d rank%s\n", mp_memory_text(f->node_bytes, text),
+           job->per_node, job->per_node == 1 ? "" : "s");
+    printf("        %14s   in shared memory\n", mp_memory_text(m->weights, text));
 }
 
 static void print_nodes(const mp_forecast_job *job, int64_t limit, int nodes)
 {
     const char *plural = job->per_node == 1 ? "" : "s";
+    char text[32];
+    const char *each = mp_memory_text(limit, text);
 
     if (nodes > 0)
-        printf("fits       %10d node%s of %d rank%s with %.2f GiB each is the least\n", nodes,
-               nodes == 1 ? "" : "s", job->per_node, plural, (double)limit / gib);
+        printf("fits    %14d node%s of %d rank%s with %s each %s the least\n", nodes,
+               nodes == 1 ? "" : "s", job->per_node, plural, each, nodes == 1 ? "is" : "are");
     else
-        printf("fits       no number of nodes up to %d of %d rank%s with %.2f GiB each\n",
-               mp_forecast_most_nodes(job), job->per_node, plural, (double)limit / gib);
+        printf("fits          no number of nodes up to %d of %d rank%s with %s each\n",
+               mp_forecast_most_nodes(job), job->per_node, plural, each);
 }
 
 static void print_phases(const mp_forecast *f, const double *seconds, double sum)
 {
-    char text[32];
+    char text[32], bytes[32];
 
-    printf("time       %10s\n", mp_duration(sum, text));
+    printf("time    %14s\n", mp_duration(sum, text));
     for (int i = 0; i < MP_PHASE_COUNT; i++)
-        if (seconds[i] > 0.0 || f->moved[i] > 0)
-            printf("           %10s     %-10s %14.3f GB between ranks\n",
-                   mp_duration(seconds[i], text), mp_phase_name((mp_phase)i),
-                   1e-9 * (double)f->moved[i]);
-    printf("network    %10.3f GB between ranks in all\n", 1e-9 * (double)moved_in_all(f));
+        if (f->moved[i] > 0)
+            printf("        %14s   %-10s %10s between ranks\n", mp_duration(seconds[i], text),
+                   mp_phase_name((mp_phase)i), decimal(f->moved[i], bytes));
+        else if (seconds[i] > 0.0)
+            printf("        %14s   %s\n", mp_duration(seconds[i], text),
+                   mp_phase_name((mp_phase)i));
+    printf("network %14s between ranks in all\n", decimal(moved_in_all(f), bytes));
 }
 
 static void print_disk(const mp_forecast *f, int64_t saves)
 {
-    printf(
-        "disk       %10.3f GB of the model read\n"
-        "           %10.3f GB kept in blocks/\n"
-        "           %10.3f GB kept in hf/\n"
-        "           %10.3f GB of hidden states written on the way, %lld times %.3f GB, none kept\n",
-        1e-9 * (double)f->read_bytes, 1e-9 * (double)f->checkpoint_bytes,
-        1e-9 * (double)f->hf_bytes, 1e-9 * (double)f->hidden_bytes * (double)saves,
-        (long long)saves, 1e-9 * (double)f->hidden_bytes);
+    char text[32];
+
+    printf("disk    %14s of the model read\n", decimal(f->read_bytes, text));
+    printf("        %14s kept in blocks/\n", decimal(f->checkpoint_bytes, text));
+    if (f->hf_bytes > 0) printf("        %14s kept in hf/\n", decimal(f->hf_bytes, text));
+    if (saves > 0)
+        printf("        %14s of hidden states in %lld times on the way, none kept\n",
+               decimal(f->hidden_bytes * saves, text), (long long)saves);
 }
 
 static void print_text(const mp_forecast_job *job, const mp_forecast *f, const mp_rates *rates,
@@ -85,17 +101,17 @@ static void print_text(const mp_forecast_job *job, const mp_forecast *f, const m
 {
     const mp_arch *arch = job->arch;
 
-    printf("job        %d rank%s on %d node%s; %s, %lld blocks, %.1f M parameters in linear maps; "
-           "%s, %lld windows of %lld tokens\n",
-           job->size, job->size == 1 ? "" : "s", nodes_of(job), nodes_of(job) == 1 ? "" : "s",
-           arch->family, (long long)arch->n_blocks,
-           1e-6 * (double)(mp_arch_linear_parameters(arch) * arch->n_blocks), job->method->name,
-           (long long)job->windows, (long long)job->seqlen);
     printf(
-        "rates      %10.1f Gflop/s (fp32) and %.2f GB/s of disk per rank, %.2f GB/s into a node\n",
-        1e-9 * rates->gemm, 1e-9 * rates->disk, 1e-9 * rates->net);
+        "job           %d rank%s on %d node%s; %s, %lld blocks, %.1f M parameters in linear maps; "
+        "%s, %lld windows of %lld tokens\n",
+        job->size, job->size == 1 ? "" : "s", nodes_of(job), nodes_of(job) == 1 ? "" : "s",
+        arch->family, (long long)arch->n_blocks,
+        1e-6 * (double)(mp_arch_linear_parameters(arch) * arch->n_blocks), job->method->name,
+        (long long)job->windows, (long long)job->seqlen);
+    printf("rates   %14.1f Gflop/s (fp32) and %.2f GB/s of disk per rank, %.2f GB/s into a node\n",
+           1e-9 * rates->gemm, 1e-9 * rates->disk, 1e-9 * rates->net);
     if (batch != NULL)
-        printf("batch      %10d block%s side by side, %s\n", job->batch, job->batch == 1 ? "" : "s",
+        printf("batch   %14d block%s side by side, %s\n", job->batch, job->batch == 1 ? "" : "s",
                batch);
     print_memory(job, f);
     print_phases(f, seconds, sum);

@@ -2,13 +2,12 @@
 #include "run.h"
 
 #include "mpress/forecast.h"
+#include "mpress/log.h"
 #include "mpress/memory.h"
 #include "mpress/options.h"
 
 #include <math.h>
 #include <stdio.h>
-
-static const double gib = 1024.0 * 1024.0 * 1024.0;
 
 mp_status mp_forecast_limit(const char *text, int64_t *limit)
 {
@@ -23,16 +22,17 @@ static mp_status say_nodes(const mp_forecast_job *job, int64_t base, int64_t lim
 {
     const char *plural = job->per_node == 1 ? "" : "s";
     int64_t least = mp_forecast_floor(job, base);
+    char bytes[32];
     int nodes;
 
     MP_TRY(mp_forecast_nodes(job, base, limit, &nodes));
     if (nodes > 0)
         snprintf(text, 160, "%d nodes of %d rank%s would do", nodes, job->per_node, plural);
     else if (least > limit)
-        snprintf(text, 160,
-                 "no number of nodes of %d rank%s will do: program, buffers and weights take %.2f "
-                 "GiB on any",
-                 job->per_node, plural, (double)least / gib);
+        snprintf(
+            text, 160,
+            "no number of nodes of %d rank%s will do: program, buffers and weights take %s on any",
+            job->per_node, plural, mp_memory_text(least, bytes));
     else
         snprintf(text, 160, "%d nodes of %d rank%s would not do either",
                  mp_forecast_most_nodes(job), job->per_node, plural);
@@ -42,30 +42,39 @@ static mp_status say_nodes(const mp_forecast_job *job, int64_t base, int64_t lim
 /* What memory is needed for, at the worst moment; `weights` are the share of those of a node. */
 static void say_parts(const mp_forecast_memory *m, int64_t weights, char text[256])
 {
-    double shared = (double)weights / gib;
+    const int evaluates = m->evaluation > m->moments + m->rows + m->hidden + m->buffers;
+    const struct {
+        const char *what;
+        int64_t bytes;
+    } parts[] = {{"evaluation", evaluates ? m->evaluation : 0},
+                 {"second moments", evaluates ? 0 : m->moments},
+                 {"rows under work", evaluates ? 0 : m->rows},
+                 {"hidden states", evaluates ? 0 : m->hidden},
+                 {"buffers", evaluates ? 0 : m->buffers},
+                 {"a block's weights", weights}};
+    size_t used = 0;
 
-    if (m->evaluation > m->moments + m->rows + m->hidden + m->buffers)
-        snprintf(text, 256, "evaluation %.2f, a block's weights %.2f", (double)m->evaluation / gib,
-                 shared);
-    else
-        snprintf(text, 256,
-                 "second moments %.2f, rows under work %.2f, hidden states %.2f, buffers %.2f, a "
-                 "block's weights %.2f",
-                 (double)m->moments / gib, (double)m->rows / gib, (double)m->hidden / gib,
-                 (double)m->buffers / gib, shared);
+    text[0] = '\0';
+    for (size_t i = 0; i < sizeof parts / sizeof parts[0]; i++) {
+        char bytes[32];
+
+        if (parts[i].bytes == 0) continue;
+        used += (size_t)snprintf(text + used, 256 - used, "%s%s %s", used > 0 ? ", " : "",
+                                 parts[i].what, mp_memory_text(parts[i].bytes, bytes));
+    }
 }
 
 mp_status mp_forecast_refuse(const mp_forecast_job *job, const mp_forecast *f, int64_t limit,
                              const char *what)
 {
     int64_t bytes = mp_forecast_rank_bytes(job, f);
-    char wider[160], parts[256];
+    char wider[160], parts[256], given[32], needed[32];
 
     if (bytes <= limit) return MP_OK;
     MP_TRY(say_nodes(job, f->memory.base, limit, wider));
     say_parts(&f->memory, bytes - f->memory.rank, parts);
-    return mp_fail(MP_ERR_NOFIT, "%s: %.2f GiB, but a rank needs %.2f GiB (%s); %s", what,
-                   (double)limit / gib, (double)bytes / gib, parts, wider);
+    return mp_fail(MP_ERR_NOFIT, "%s: %s, but a rank needs %s (%s); %s", what,
+                   mp_memory_text(limit, given), mp_memory_text(bytes, needed), parts, wider);
 }
 
 /* What all ranks of a host need together, in the fields of one. */
@@ -97,17 +106,17 @@ static mp_status sum_of_host(const mp_comm *comm, const mp_forecast_memory *mine
 static mp_status refuse_host(const mp_comm *comm, const mp_forecast_job *job, int64_t base,
                              double free, const mp_forecast_memory *sum)
 {
-    double needed = (double)(sum->rank - sum->base + sum->weights);
-    char wider[160], parts[256], ranks[32] = "its rank needs";
+    int64_t bytes = sum->rank - sum->base + sum->weights;
+    char wider[160], parts[256], given[32], needed[32], ranks[32] = "its rank needs";
 
-    if (needed <= free) return MP_OK;
+    if ((double)bytes <= free) return MP_OK;
     MP_TRY(say_nodes(job, base, (int64_t)(free / comm->host_size) + base, wider));
     say_parts(sum, sum->weights, parts);
     if (comm->host_size > 1) snprintf(ranks, sizeof ranks, "its %d ranks need", comm->host_size);
     return mp_fail(MP_ERR_NOFIT,
-                   "the memory that is free on a host: %.2f GiB, but %s %.2f GiB more than they "
-                   "have (%s); %s",
-                   free / gib, ranks, needed / gib, parts, wider);
+                   "the memory that is free on a host: %s, but %s %s more than they have (%s); %s",
+                   mp_memory_text((int64_t)free, given), ranks, mp_memory_text(bytes, needed),
+                   parts, wider);
 }
 
 mp_status mp_forecast_refuse_hosts(const mp_comm *comm, const mp_forecast_job *job, int64_t base,
