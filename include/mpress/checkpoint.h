@@ -129,7 +129,8 @@ mp_status mp_checkpoint_note(mp_checkpoint *checkpoint, const char *name, json_t
 const json_t *mp_checkpoint_noted(const mp_checkpoint *checkpoint, const char *name);
 
 /* Writes the hidden states after block `index`, in global order, so that any number of ranks can read
- * them; they count with the block, which is to be put next, and replace those of earlier blocks.
+ * them; they count from when that block is put, after others that were made with it, and then replace
+ * those there were.
  * `dtype` is MP_F32 or MP_BF16.  Collective; the status is agreed. */
 mp_status mp_checkpoint_put_hidden(mp_checkpoint *checkpoint, int64_t index, mp_dtype dtype,
                                    const mp_hidden *hidden);

@@ -203,10 +203,13 @@ static void remove_older(const mp_checkpoint *run, int64_t before)
     mp_free(path);
 }
 
-/* The line that makes the block count, with the hidden states that were put before it. */
+/* The line that makes the block count.  Hidden states that were put before it count with it if it is the
+ * block they come after; of blocks made together that is the last, so that until all of them are
+ * there the states before the first one stay. */
 static mp_status commit_block(mp_checkpoint *run, int64_t index, const char *path)
 {
-    json_t *more = json_pack("{s:I, s:O*}", "block", (json_int_t)index, "hidden", run->hidden);
+    json_t *hidden = run->hidden_after == index ? run->hidden : NULL;
+    json_t *more = json_pack("{s:I, s:O*}", "block", (json_int_t)index, "hidden", hidden);
     int64_t before = run->journal.hidden;
     char file[64];
     mp_status st;
@@ -215,6 +218,7 @@ static mp_status commit_block(mp_checkpoint *run, int64_t index, const char *pat
     st = mp_run_add_file(run, "block", file, more);
     /* not in the journal, so it must not look as if it were */
     if (st != MP_OK && run->comm->rank == 0) unlink(path);
+    if (hidden == NULL) return st;
     if (st == MP_OK) remove_older(run, before);
     json_decref(run->hidden);
     run->hidden = NULL;

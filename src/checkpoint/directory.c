@@ -145,8 +145,19 @@ static mp_status check_same_run(const char *dir, const json_t *was, const json_t
                    text[0] != '\0' ? text : "its options are not known");
 }
 
-/* Files that a killed process had not finished. */
-static mp_status sweep(const char *dir, const char *folder)
+/* Whether a killed process has not finished the file, or hidden states have been replaced, or do not count
+ * yet: those may be as large as all of the blocks. */
+static int is_left_over(const char *folder, const char *name, const mp_journal *journal)
+{
+    size_t length = strlen(name);
+    char file[300];
+
+    if (length >= 4 && strcmp(name + length - 4, ".tmp") == 0) return 1;
+    snprintf(file, sizeof file, "%s/%s", folder, name);
+    return strcmp(folder, "hidden") == 0 && name[0] != '.' && mp_journal_bytes(journal, file) < 0;
+}
+
+static mp_status sweep(const char *dir, const char *folder, const mp_journal *journal)
 {
     const struct dirent *entry;
     char *path = NULL;
@@ -157,10 +168,9 @@ static mp_status sweep(const char *dir, const char *folder)
     open = opendir(path);
     st = MP_OK;
     while (open != NULL && st == MP_OK && (entry = readdir(open)) != NULL) {
-        size_t length = strlen(entry->d_name);
         char *file = NULL;
 
-        if (length < 4 || strcmp(entry->d_name + length - 4, ".tmp") != 0) continue;
+        if (!is_left_over(folder, entry->d_name, journal)) continue;
         st = mp_path_join(path, entry->d_name, &file);
         if (st == MP_OK) st = mp_path_remove(file);
         mp_free(file);
@@ -180,8 +190,8 @@ static mp_status take_over(const mp_owner *owner, const json_t *identity, int *r
     MP_GO(check_same_run(owner->dir, journal.identity, identity));
     *resumed = mp_journal_bytes(&journal, "model.h5") >= 0;
     if (!*resumed) goto out;
-    MP_GO(sweep(owner->dir, "blocks"));
-    MP_GO(sweep(owner->dir, "hidden"));
+    MP_GO(sweep(owner->dir, "blocks", &journal));
+    MP_GO(sweep(owner->dir, "hidden", &journal));
     MP_GO(mp_journal_resume(owner, &journal));
 out:
     mp_journal_free(&journal);

@@ -144,16 +144,23 @@ static mp_status take_file(mp_journal *journal, json_t *line, const char *where)
     return mp_fail(MP_ERR_NOMEM, "%s: out of memory", where);
 }
 
-/* Of the hidden states only the newest count: a commit removes the older ones. */
+/* Of the hidden states only the newest count: a commit removes the older ones.  After which block they are
+ * is said by their own file's name: the line may be another block's. */
 static mp_status take_hidden(mp_journal *journal, json_t *line, const char *where)
 {
     json_t *hidden = json_object_get(line, "hidden");
-    char name[64];
+    const char *name = NULL;
+    char older[64];
+    long long block;
 
     if (hidden == NULL) return MP_OK;
-    snprintf(name, sizeof name, MP_HIDDEN_FILE, (long long)journal->hidden);
-    MP_TRY(mp_json_int(line, "block", where, &journal->hidden));
-    if (json_is_string(json_object_get(hidden, "file"))) json_object_del(journal->files, name);
+    MP_TRY(mp_json_text(hidden, "file", where, &name));
+    if (sscanf(name, MP_HIDDEN_FILE, &block) != 1 || block < 0)
+        return mp_fail(MP_ERR_FORMAT, "%s: hidden states \"%.60s\", expected hidden/NUMBER", where,
+                       name);
+    snprintf(older, sizeof older, MP_HIDDEN_FILE, (long long)journal->hidden);
+    json_object_del(journal->files, older);
+    journal->hidden = block;
     return take_file(journal, hidden, where);
 }
 

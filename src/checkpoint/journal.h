@@ -10,7 +10,9 @@
  *
  * "crc32c" of a file is a list, one checksum for each segment (segments.h).  "crc", the last member
  * of every line, is that of the line before it: a line that does not fit its own, and a last one
- * without a newline, do not count.  A later line about a file replaces the earlier one.  "run" is
+ * without a newline, do not count.  A later line about a file replaces the earlier one.  "hidden" stands in
+ * the line of the block after which the states are, the last of those that were made together, and its
+ * file's number is that block's.  "run" is
  * who wrote the line: once another has resumed the run, lines of the one before count no more, so
  * that a process that was thought dead changes nothing.  Keys that are not known are ignored. */
 #ifndef MPRESS_JOURNAL_H
