@@ -110,13 +110,15 @@ mp_status mp_checkpoint_create(const mp_comm *comm, const char *dir, const char 
 mp_model_io mp_checkpoint_io(const mp_checkpoint *checkpoint);
 
 /* Whether an earlier run is continued; what of it is there, whole.  `file` is relative to the directory:
- * "calib.safetensors".  Local; the same on all ranks. */
+ * "calib.safetensors"; of a `folder`, "hf", all files have to be.  Local; the same on all ranks. */
 int mp_checkpoint_resumed(const mp_checkpoint *checkpoint);
 int mp_checkpoint_has(const mp_checkpoint *checkpoint, const char *file);
+int mp_checkpoint_has_folder(const mp_checkpoint *checkpoint, const char *folder);
 int mp_checkpoint_has_block(const mp_checkpoint *checkpoint, int64_t block);
 int mp_checkpoint_is_finished(const mp_checkpoint *checkpoint);
 
-/* Takes files that others have written into the journal, with checksums of what is read back.
+/* Takes files that others have written into the journal, with checksums of what is read back; of a folder all
+ * files, and then that these are all.
  * Collective; the status is agreed. */
 mp_status mp_checkpoint_add_file(mp_checkpoint *checkpoint, const char *file);
 mp_status mp_checkpoint_add_folder(mp_checkpoint *checkpoint, const char *folder);

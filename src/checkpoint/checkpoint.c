@@ -96,6 +96,7 @@ mp_status mp_checkpoint_add_folder(mp_checkpoint *checkpoint, const char *folder
     MP_GO(mp_share_json(comm, &names));
     json_array_foreach (names, i, name)
         MP_GO(mp_checkpoint_add_file(checkpoint, json_string_value(name)));
+    MP_GO(mp_run_add(checkpoint, "folder", json_pack("{s:s}", "folder", folder)));
 out:
     json_decref(names);
     return st;
@@ -133,7 +134,7 @@ static mp_status write_assets(mp_checkpoint *c, const char *model_dir)
 {
     mp_status st;
 
-    if (mp_journal_bytes(&c->journal, "assets/config.json") >= 0) return MP_OK;
+    if (mp_checkpoint_has_folder(c, "assets")) return MP_OK;
     st = c->comm->rank == 0 ? copy_assets(c->dir, model_dir) : MP_OK;
     MP_TRY(mp_comm_agree(c->comm, st));
     return mp_checkpoint_add_folder(c, "assets");
@@ -266,6 +267,11 @@ int mp_checkpoint_resumed(const mp_checkpoint *checkpoint)
 int mp_checkpoint_has(const mp_checkpoint *checkpoint, const char *file)
 {
     return mp_journal_bytes(&checkpoint->journal, file) >= 0;
+}
+
+int mp_checkpoint_has_folder(const mp_checkpoint *checkpoint, const char *folder)
+{
+    return json_object_get(checkpoint->journal.folders, folder) != NULL;
 }
 
 int mp_checkpoint_has_block(const mp_checkpoint *checkpoint, int64_t block)

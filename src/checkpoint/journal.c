@@ -164,6 +164,23 @@ static mp_status take_hidden(mp_journal *journal, json_t *line, const char *wher
     return take_file(journal, hidden, where);
 }
 
+static mp_status take_folder(mp_journal *journal, const json_t *line, const char *where)
+{
+    const char *name = NULL;
+
+    MP_TRY(mp_json_text(line, "folder", where, &name));
+    if (json_object_set_new(journal->folders, name, json_true()) == 0) return MP_OK;
+    return mp_fail(MP_ERR_NOMEM, "%s: out of memory", where);
+}
+
+static void lose_folder_of(mp_journal *journal, const char *file)
+{
+    char folder[64];
+
+    snprintf(folder, sizeof folder, "%.*s", (int)strcspn(file, "/"), file);
+    json_object_del(journal->folders, folder);
+}
+
 static mp_status take_lost(mp_journal *journal, const json_t *line, const char *where)
 {
     const char *name = NULL;
@@ -172,6 +189,7 @@ static mp_status take_lost(mp_journal *journal, const json_t *line, const char *
     MP_TRY(mp_json_text(line, "file", where, &name));
     json_object_del(journal->files, name);
     journal->finished = 0;
+    lose_folder_of(journal, name);
     snprintf(hidden, sizeof hidden, MP_HIDDEN_FILE, (long long)journal->hidden);
     if (strcmp(name, hidden) == 0) journal->hidden = -1;
     return MP_OK;
@@ -202,6 +220,7 @@ mp_status mp_journal_take(mp_journal *journal, const char *event, json_t *line, 
 {
     if (strcmp(event, "file") == 0) return take_file(journal, line, where);
     if (strcmp(event, "lost") == 0) return take_lost(journal, line, where);
+    if (strcmp(event, "folder") == 0) return take_folder(journal, line, where);
     if (strcmp(event, "fact") == 0) return take_fact(journal, line, where);
     if (strcmp(event, "finish") == 0) take_finish(journal);
     if (strcmp(event, "block") != 0) return MP_OK;
@@ -256,8 +275,9 @@ mp_status mp_journal_parse(const char *path, const char *text, size_t length, mp
 {
     mp_status st = MP_OK;
 
-    *journal = (mp_journal){.files = json_object(), .facts = json_object(), .hidden = -1};
-    if (journal->files == NULL || journal->facts == NULL)
+    *journal = (mp_journal){
+        .files = json_object(), .folders = json_object(), .facts = json_object(), .hidden = -1};
+    if (journal->files == NULL || journal->folders == NULL || journal->facts == NULL)
         st = mp_fail(MP_ERR_NOMEM, "%s: out of memory", path);
     if (st == MP_OK) st = read_lines(path, text, length, journal);
     if (st != MP_OK) mp_journal_free(journal);
@@ -283,6 +303,7 @@ out:
 void mp_journal_free(mp_journal *journal)
 {
     json_decref(journal->files);
+    json_decref(journal->folders);
     json_decref(journal->facts);
     json_decref(journal->identity);
     *journal = (mp_journal){.hidden = -1};

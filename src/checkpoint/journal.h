@@ -5,6 +5,7 @@
  *   {"event":"file","run":ID,"file":"blocks/rest.h5","bytes":N,"crc32c":[..],"crc":..}
  *   {"event":"block","run":ID,"block":0,"file":"blocks/00000.h5","bytes":N,"crc32c":[..],
  *    "hidden":{"file":"hidden/00000.safetensors","bytes":N,"crc32c":[..]},"crc":..}
+ *   {"event":"folder","run":ID,"folder":"hf","crc":..}
  *   {"event":"fact","run":ID,"name":"ranks","value":..,"crc":..}
  *   {"event":"resume","run":ID,..}   {"event":"lost","run":ID,"file":..,..}   {"event":"finish",..}
  *
@@ -12,7 +13,9 @@
  * of every line, is that of the line before it: a line that does not fit its own, and a last one
  * without a newline, do not count.  A later line about a file replaces the earlier one.  "hidden" stands in
  * the line of the block after which the states are, the last of those that were made together, and its
- * file's number is that block's.  "run" is
+ * file's number is that block's.  "folder" comes after the lines of all its files: without it the folder is
+ * made again, because a kill may have left files of it that no line names.  Journals from before there
+ * were such lines are read like that of a run that was killed there.  "run" is
  * who wrote the line: once another has resumed the run, lines of the one before count no more, so
  * that a process that was thought dead changes nothing.  Keys that are not known are ignored. */
 #ifndef MPRESS_JOURNAL_H
@@ -36,6 +39,7 @@ typedef struct mp_owner {
 
 typedef struct mp_journal {
     json_t *files;       /* {"blocks/00000.h5": {"bytes": N, "crc32c": [..]}}; owned */
+    json_t *folders;     /* {"hf": true}: all files of it are among `files`; owned */
     json_t *facts;       /* {"ranks": ..}; owned */
     json_t *identity;    /* of the run; owned */
     int64_t hidden;      /* the block after which hidden states are there; -1 for none */

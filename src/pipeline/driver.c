@@ -263,7 +263,10 @@ static mp_status export_hf(run *r, const mp_source *compressed, const char *asse
     char *target = NULL;
     mp_status st;
 
-    if (r->job->no_export || mp_checkpoint_has(r->checkpoint, "hf/config.json")) return MP_OK;
+    if (r->job->no_export || mp_checkpoint_has_folder(r->checkpoint, "hf")) return MP_OK;
+    if (mp_checkpoint_has(r->checkpoint, "hf/config.json"))
+        mp_log(MP_LOG_INFO, "%s/hf: not all of its files have checksums: it is written again",
+               r->job->out);
     st = mp_path_join(r->job->out, "hf", &target);
     if (st == MP_OK && r->comm->rank == 0 && mp_checkpoint_resumed(r->checkpoint))
         st = mp_path_remove(target); /* of a run that was killed, or damaged */
@@ -339,7 +342,7 @@ static mp_status measure_rate(run *r)
 static int is_done(const run *r)
 {
     return mp_checkpoint_is_finished(r->checkpoint) &&
-           (r->job->no_export || mp_checkpoint_has(r->checkpoint, "hf/config.json"));
+           (r->job->no_export || mp_checkpoint_has_folder(r->checkpoint, "hf"));
 }
 
 /* From the claim on OUT to the end. */
