@@ -15,9 +15,6 @@ enum { MP_SEGMENT_BYTES = 1 << 26 };
  * Collective; the status is agreed, and the record is on all ranks.  Memory: 1 MiB. */
 mp_status mp_segments_read(const mp_io *io, const char *path, const char *name, json_t **record);
 
-/* The same by this rank alone, for small files. */
-mp_status mp_segments_read_alone(const char *path, const char *name, json_t **record);
-
 /* Whether DIR/name is still what `record` says.  *what says how it is damaged, in `text`; NULL where it
  * is whole.  Collective; agreed. */
 mp_status mp_segments_check(const mp_io *io, const char *dir, const char *name,
