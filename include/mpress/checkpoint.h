@@ -117,6 +117,10 @@ int mp_checkpoint_has_folder(const mp_checkpoint *checkpoint, const char *folder
 int mp_checkpoint_has_block(const mp_checkpoint *checkpoint, int64_t block);
 int mp_checkpoint_is_finished(const mp_checkpoint *checkpoint);
 
+/* MP_ERR_IO where another run has taken the directory over: to be asked before a file of it is replaced.
+ * Rank 0 only, MP_OK on the others; not collective. */
+mp_status mp_checkpoint_check_owner(const mp_checkpoint *checkpoint);
+
 /* Takes files that others have written into the journal, with checksums of what is read back; of a folder all
  * files, and then that these are all.
  * Collective; the status is agreed. */

@@ -198,6 +198,7 @@ static void remove_older(const mp_checkpoint *run, int64_t before)
 
     snprintf(name, sizeof name, MP_HIDDEN_FILE, (long long)before);
     if (run->comm->rank == 0 && before >= 0 && before != run->journal.hidden &&
+        mp_journal_check_owner(&run->owner) == MP_OK &&
         mp_path_join(run->dir, name, &path) == MP_OK)
         unlink(path);
     mp_free(path);
@@ -217,7 +218,7 @@ static mp_status commit_block(mp_checkpoint *run, int64_t index, const char *pat
     snprintf(file, sizeof file, MP_BLOCK_FILE, (long long)index);
     st = mp_run_add_file(run, "block", file, more);
     /* not in the journal, so it must not look as if it were */
-    if (st != MP_OK && run->comm->rank == 0) unlink(path);
+    if (st != MP_OK && run->comm->rank == 0 && mp_journal_is_owners(&run->owner, st)) unlink(path);
     if (hidden == NULL) return st;
     if (st == MP_OK) remove_older(run, before);
     json_decref(run->hidden);

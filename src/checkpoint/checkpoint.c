@@ -60,6 +60,11 @@ mp_status mp_run_add_file(mp_checkpoint *run, const char *event, const char *fil
     return st == MP_OK ? mp_run_add(run, event, record) : st;
 }
 
+mp_status mp_checkpoint_check_owner(const mp_checkpoint *checkpoint)
+{
+    return checkpoint->comm->rank == 0 ? mp_journal_check_owner(&checkpoint->owner) : MP_OK;
+}
+
 mp_status mp_checkpoint_add_file(mp_checkpoint *checkpoint, const char *file)
 {
     return mp_run_add_file(checkpoint, "file", file, NULL);
@@ -135,7 +140,8 @@ static mp_status write_assets(mp_checkpoint *c, const char *model_dir)
     mp_status st;
 
     if (mp_checkpoint_has_folder(c, "assets")) return MP_OK;
-    st = c->comm->rank == 0 ? copy_assets(c->dir, model_dir) : MP_OK;
+    st = mp_checkpoint_check_owner(c);
+    if (st == MP_OK && c->comm->rank == 0) st = copy_assets(c->dir, model_dir);
     MP_TRY(mp_comm_agree(c->comm, st));
     return mp_checkpoint_add_folder(c, "assets");
 }
@@ -150,7 +156,8 @@ static mp_status fill_directory(mp_checkpoint *c, const char *model_dir, const m
     MP_TRY(write_rest(c, source, rest));
     MP_TRY(write_assets(c, model_dir));
     if (mp_journal_bytes(&c->journal, "model.h5") >= 0) return MP_OK;
-    st = c->comm->rank == 0 ? mp_model_file_write(c->dir, c->n_blocks, source, rest, run) : MP_OK;
+    st =
+        c->comm->rank == 0 ? mp_model_file_write(&c->owner, c->n_blocks, source, rest, run) : MP_OK;
     MP_TRY(mp_comm_agree(c->comm, st));
     return mp_checkpoint_add_file(c, "model.h5");
 }
@@ -208,7 +215,7 @@ static mp_status start(mp_checkpoint *c, const char *model_dir, const mp_arch *a
     if (st == MP_OK) st = mp_journal_share(c->comm, c->dir, &c->journal);
     if (st == MP_OK && c->resumed) st = mp_run_verify(c);
     if (st == MP_OK) st = fill_directory(c, model_dir, source, &rest, run);
-    if (st != MP_OK && c->comm->rank == 0) mp_directory_give_back(c->dir, &claimed);
+    if (st != MP_OK && c->comm->rank == 0) mp_directory_give_back(&c->owner, &claimed, st);
 out:
     mp_free(rest.index);
     return st;
@@ -302,6 +309,7 @@ mp_status mp_checkpoint_finish(mp_checkpoint *checkpoint)
     char *path = NULL;
     mp_status st;
 
+    MP_TRY(mp_comm_agree(checkpoint->comm, mp_checkpoint_check_owner(checkpoint)));
     MP_TRY(mp_run_add(checkpoint, "finish", json_object()));
     if (checkpoint->comm->rank != 0) return mp_comm_agree(checkpoint->comm, MP_OK);
     st = mp_path_join(checkpoint->dir, "hidden", &path);

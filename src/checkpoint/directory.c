@@ -48,11 +48,14 @@ static mp_status clear(const char *dir)
     return MP_OK;
 }
 
-void mp_directory_give_back(const char *dir, const mp_claim *claim)
+void mp_directory_give_back(const mp_owner *owner, const mp_claim *claim, mp_status st)
 {
+    const char *dir = owner->dir;
     char *lock = NULL;
 
     if (claim->resumed) return;
+    /* where there are no locks another run may have begun */
+    if (mp_path_has(dir, "journal.jsonl") && !mp_journal_is_owners(owner, st)) return;
     (void)clear(dir);
     if (mp_path_join(dir, MP_LOCK_FILE, &lock) == MP_OK) (void)mp_path_remove(lock);
     mp_free(lock);
@@ -95,19 +98,23 @@ static mp_status begin(const mp_owner *owner, const json_t *identity)
     return st;
 }
 
-/* Nothing but the lock, which a run leaves that was killed at once. */
+/* Nothing but what a run leaves that was killed before it had a journal. */
 static int is_fresh(const char *dir)
 {
+    static const char *const left[] = {".", "..", MP_LOCK_FILE, "journal.jsonl.tmp"};
     const struct dirent *entry;
-    int entries = 0;
+    int fresh = 1;
     DIR *open = opendir(dir);
 
     if (open == NULL) return !mp_path_exists(dir);
-    while ((entry = readdir(open)) != NULL)
-        entries += strcmp(entry->d_name, ".") != 0 && strcmp(entry->d_name, "..") != 0 &&
-                   strcmp(entry->d_name, MP_LOCK_FILE) != 0;
+    while (fresh && (entry = readdir(open)) != NULL) {
+        size_t i = 0, count = sizeof left / sizeof left[0];
+
+        while (i < count && strcmp(entry->d_name, left[i]) != 0) i++;
+        fresh = i < count;
+    }
     closedir(open);
-    return entries == 0;
+    return fresh;
 }
 
 /* "sparsity was \"2:4\", now 0.5", of the members that differ, as many as there is room for. */
@@ -216,7 +223,7 @@ static mp_status settle(const mp_owner *owner, const char *const *reads, int n_r
                        owner->dir);
     }
     st = begin(owner, identity);
-    if (st != MP_OK) mp_directory_give_back(owner->dir, claim);
+    if (st != MP_OK) mp_directory_give_back(owner, claim, st);
     return st;
 }
 
@@ -246,8 +253,9 @@ mp_status mp_directory_claim(const mp_owner *owner, const char *const *reads, in
         return mp_fail(MP_ERR_ARG, "%s: --resume require, but it is not there", owner->dir);
     MP_TRY(mp_directory_make(owner->dir));
     MP_TRY(mp_lock_take(owner->dir, &claim->lock));
-    st = settle(owner, reads, n_reads, start, identity, claim);
-    if (st == MP_OK) st = mp_lock_sign(claim->lock, owner->dir);
+    st = mp_lock_sign(claim->lock, owner->dir);
+    if (st != MP_OK && claim->made) mp_directory_give_back(owner, claim, st);
+    if (st == MP_OK) st = settle(owner, reads, n_reads, start, identity, claim);
     if (st == MP_OK) return MP_OK;
     mp_lock_release(claim->lock);
     claim->lock = -1;

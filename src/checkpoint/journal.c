@@ -132,6 +132,16 @@ mp_status mp_journal_check_owner(const mp_owner *owner)
                    owner->dir);
 }
 
+int mp_journal_is_owners(const mp_owner *owner, mp_status st)
+{
+    char message[1024];
+
+    snprintf(message, sizeof message, "%s", mp_error_message());
+    if (mp_journal_check_owner(owner) == MP_OK) return 1;
+    (void)mp_fail(st, "%s", message);
+    return 0;
+}
+
 /* What a line says of a file; `line` keeps its other members, which nobody reads. */
 static mp_status take_file(mp_journal *journal, json_t *line, const char *where)
 {
@@ -349,10 +359,7 @@ mp_status mp_journal_is_there(const char *dir, int *there)
 
     MP_TRY(mp_journal_path(dir, &path));
     *there = 0;
-    if (mp_path_exists(path))
-        st = look_at_first_line(path, there);
-    else
-        *there = mp_path_has(dir, "journal.jsonl.tmp");
+    if (mp_path_exists(path)) st = look_at_first_line(path, there);
     mp_free(path);
     return st;
 }

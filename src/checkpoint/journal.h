@@ -49,7 +49,7 @@ typedef struct mp_journal {
     size_t length;    /* bytes up to the last whole line */
 } mp_journal;
 
-/* Whether `dir` holds a journal of this program, or the beginning of one. */
+/* Whether `dir` holds a journal of this program. */
 mp_status mp_journal_is_there(const char *dir, int *there);
 
 /* Writers: rank 0 only; synced when they return.  `more` holds the other members of the line (NULL for
@@ -63,6 +63,10 @@ mp_status mp_journal_resume(const mp_owner *owner, const mp_journal *journal);
 
 /* MP_ERR_IO where another run has taken the directory over since.  Rank 0 only. */
 mp_status mp_journal_check_owner(const mp_owner *owner);
+
+/* After a failure `st`, whose message stays: whether what the owner has put there may be removed.  Rank 0
+ * only. */
+int mp_journal_is_owners(const mp_owner *owner, mp_status st);
 
 /* MP_ERR_FORMAT where the first line is damaged. */
 mp_status mp_journal_read(const char *dir, mp_journal *journal);

@@ -260,27 +260,14 @@ static mp_status make_blocks(run *r)
 static mp_status export_hf(run *r, const mp_source *compressed, const char *assets)
 {
     double mark = mp_seconds();
-    char *target = NULL;
-    mp_status st;
 
     if (r->job->no_export || mp_checkpoint_has_folder(r->checkpoint, "hf")) return MP_OK;
     if (mp_checkpoint_has(r->checkpoint, "hf/config.json"))
         mp_log(MP_LOG_INFO, "%s/hf: not all of its files have checksums: it is written again",
                r->job->out);
-    st = mp_path_join(r->job->out, "hf", &target);
-    if (st == MP_OK && r->comm->rank == 0 && mp_checkpoint_resumed(r->checkpoint))
-        st = mp_path_remove(target); /* of a run that was killed, or damaged */
-    MP_GO(mp_comm_agree(r->comm, st));
-    st = mp_export(r->comm, compressed, assets, target, MP_EXPORT_AUTO, 0);
-    if (st != MP_OK)
-        MP_GO(mp_fail(
-            st, "%s; the checkpoint %s is complete: 'mpress export %s DIR' writes it elsewhere",
-            mp_error_message(), r->job->out, r->job->out));
-    MP_GO(mp_checkpoint_add_folder(r->checkpoint, "hf"));
+    MP_TRY(mp_checkpoint_export(r->checkpoint, compressed, assets));
     mp_clock_lap(&r->runner.clock, MP_PHASE_EXPORT, 0.0, &mark);
-out:
-    mp_free(target);
-    return st;
+    return MP_OK;
 }
 
 /* What comes after the last block: perplexity of what was written, export, the journal's end. */

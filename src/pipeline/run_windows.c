@@ -65,6 +65,7 @@ mp_status run_keep_windows(const run *r)
     if (r->job->calib == NULL || mp_checkpoint_has(r->checkpoint, file)) return MP_OK;
     if (r->comm->rank == 0) {
         st = mp_path_join(r->job->out, file, &path);
+        if (st == MP_OK) st = mp_checkpoint_check_owner(r->checkpoint);
         if (st == MP_OK) st = mp_windows_write(path, &r->calibration);
         mp_free(path);
     }
