@@ -105,6 +105,12 @@ mp_status mp_checkpoint_create(const mp_comm *comm, const char *dir, const char 
                                const mp_arch *arch, const mp_source *source, const json_t *run,
                                mp_start start, mp_checkpoint **checkpoint);
 
+/* The finished run of the same identity that `dir` holds, to ask what of it is there; *checkpoint is NULL where
+ * it holds anything else, or nothing.  Nothing is written, locked or read back, and nothing can be put.
+ * Collective; the status is agreed. */
+mp_status mp_checkpoint_find_finished(const mp_comm *comm, const char *dir, const mp_arch *arch,
+                                      const json_t *run, mp_checkpoint **checkpoint);
+
 /* Who can read what the run has written: MP_MODEL_SHARED, or MP_MODEL_ROOT where some ranks do not see
  * the directory.  Those are served by the others, here and below, in pieces of 16 MiB. */
 mp_model_io mp_checkpoint_io(const mp_checkpoint *checkpoint);
@@ -115,7 +121,6 @@ int mp_checkpoint_resumed(const mp_checkpoint *checkpoint);
 int mp_checkpoint_has(const mp_checkpoint *checkpoint, const char *file);
 int mp_checkpoint_has_folder(const mp_checkpoint *checkpoint, const char *folder);
 int mp_checkpoint_has_block(const mp_checkpoint *checkpoint, int64_t block);
-int mp_checkpoint_is_finished(const mp_checkpoint *checkpoint);
 
 /* MP_ERR_IO where another run has taken the directory over: to be asked before a file of it is replaced.
  * Rank 0 only, MP_OK on the others; not collective. */

@@ -244,6 +244,47 @@ mp_status mp_checkpoint_create(const mp_comm *comm, const char *dir, const char 
     return st;
 }
 
+/* Rank 0.  What cannot be understood is not it. */
+static mp_status look_for_finished(const char *dir, int64_t n_blocks, const json_t *identity,
+                                   int *found)
+{
+    mp_journal journal = {0};
+    int64_t there = 0;
+    mp_status st;
+
+    if (!mp_path_has(dir, "journal.jsonl")) return MP_OK;
+    st = mp_journal_read(dir, &journal);
+    if (st != MP_OK) return st == MP_ERR_FORMAT ? MP_OK : st;
+    while (there < n_blocks && mp_journal_block(&journal, there) >= 0) there++;
+    *found = journal.finished && there == n_blocks &&
+             json_object_get(journal.folders, "assets") != NULL &&
+             json_equal(journal.identity, identity);
+    mp_journal_free(&journal);
+    return MP_OK;
+}
+
+mp_status mp_checkpoint_find_finished(const mp_comm *comm, const char *dir, const mp_arch *arch,
+                                      const json_t *run, mp_checkpoint **checkpoint)
+{
+    mp_checkpoint *c = NULL;
+    int found = 0;
+    mp_status st = MP_OK;
+
+    if (comm->rank == 0)
+        st = look_for_finished(dir, arch->n_blocks, json_object_get(run, "identity"), &found);
+    MP_TRY(mp_comm_agree(comm, st));
+    MP_TRY(mp_comm_tell(comm, &found, sizeof found, 0));
+    if (!found) return MP_OK;
+    MP_TRY(mp_comm_agree(comm, MP_NEW(c, 1, "a checkpoint")));
+    *c = (mp_checkpoint){.comm = comm, .n_blocks = arch->n_blocks, .lock = -1};
+    st = mp_journal_share(comm, dir, &c->journal);
+    if (st == MP_OK)
+        *checkpoint = c;
+    else
+        mp_checkpoint_free(c);
+    return st;
+}
+
 mp_model_io mp_checkpoint_io(const mp_checkpoint *checkpoint)
 {
     return checkpoint->io->count == checkpoint->comm->size ? MP_MODEL_SHARED : MP_MODEL_ROOT;
@@ -284,14 +325,6 @@ int mp_checkpoint_has_folder(const mp_checkpoint *checkpoint, const char *folder
 int mp_checkpoint_has_block(const mp_checkpoint *checkpoint, int64_t block)
 {
     return mp_journal_block(&checkpoint->journal, block) >= 0;
-}
-
-int mp_checkpoint_is_finished(const mp_checkpoint *checkpoint)
-{
-    int64_t there = 0;
-
-    while (there < checkpoint->n_blocks && mp_checkpoint_has_block(checkpoint, there)) there++;
-    return checkpoint->journal.finished && there == checkpoint->n_blocks;
 }
 
 mp_status mp_checkpoint_note(mp_checkpoint *checkpoint, const char *name, json_t *value)

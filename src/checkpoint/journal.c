@@ -250,6 +250,7 @@ static mp_status read_line(const char *text, size_t length, const char *where, m
     MP_GO(mp_json_text(line, "run", where, &run));
     if (strcmp(event, "start") == 0 || strcmp(event, "resume") == 0) {
         snprintf(journal->run, sizeof journal->run, "%.19s", run);
+        journal->finished = 0; /* it has found something to do */
         if (journal->identity == NULL)
             journal->identity = json_incref(json_object_get(line, "identity"));
     } else if (strcmp(run, journal->run) == 0) {

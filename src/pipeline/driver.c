@@ -112,37 +112,6 @@ static mp_status read_options(run *r)
     return expect_calibration(r);
 }
 
-static mp_status evaluate(run *r, const mp_source *source, mp_perplexity_result *result)
-{
-    double mark = mp_seconds();
-
-    if (r->job->eval == NULL) return MP_OK;
-    mp_stop_expect(INFINITY);
-    MP_TRY(mp_perplexity(r->comm, &r->arch, source, &r->evaluation, result));
-    mp_clock_lap(&r->runner.clock, MP_PHASE_EVAL, 0.0, &mark);
-    return MP_OK;
-}
-
-/* Of the dense model: kept, so that a resumed run need not measure the same windows again. */
-static mp_status evaluate_before(run *r)
-{
-    const json_t *noted = mp_checkpoint_noted(r->checkpoint, "before");
-    int64_t crc = r->comm->rank == 0 ? mp_windows_crc32c(&r->evaluation) : 0;
-
-    if (r->job->eval == NULL) return MP_OK;
-    MP_TRY(mp_comm_tell(r->comm, &crc, sizeof crc, 0));
-    if (noted != NULL && json_integer_value(json_object_get(noted, "crc")) == crc) {
-        r->before.nll = json_number_value(json_object_get(noted, "nll"));
-        r->before.perplexity = exp(r->before.nll);
-        r->before.windows = json_integer_value(json_object_get(noted, "windows"));
-        return MP_OK;
-    }
-    MP_TRY(evaluate(r, r->source, &r->before));
-    return mp_checkpoint_note(r->checkpoint, "before",
-                              json_pack("{s:I, s:f, s:I}", "crc", (json_int_t)crc, "nll",
-                                        r->before.nll, "windows", (json_int_t)r->before.windows));
-}
-
 /* Block b of the model into place k of a batch. */
 static mp_status load_block(run *r, int64_t b, int k, int skip[MP_MAX_LINEARS], mp_batch_item *item)
 {
@@ -283,7 +252,7 @@ static mp_status finish(run *r)
     MP_GO(mp_model_share(r->comm, r->job->out, mp_checkpoint_io(r->checkpoint), &compressed,
                          &assets));
     MP_GO(mp_comm_agree(r->comm, mp_model_size_of(compressed, &r->size)));
-    MP_GO(evaluate(r, compressed, &r->after));
+    MP_GO(run_evaluate(r, "after", compressed, &r->after));
     MP_GO(report_write(r)); /* should the export fail, the run is complete without it */
     MP_GO(export_hf(r, compressed, assets));
     MP_GO(report_finish(r));
@@ -325,30 +294,18 @@ static mp_status measure_rate(run *r)
     return mp_comm_sum(r->comm, &r->gemm_flops, 1);
 }
 
-/* Whether an earlier run has left nothing to do. */
-static int is_done(const run *r)
-{
-    return mp_checkpoint_is_finished(r->checkpoint) &&
-           (r->job->no_export || mp_checkpoint_has_folder(r->checkpoint, "hf"));
-}
-
 /* From the claim on OUT to the end. */
 static mp_status carry_out(run *r)
 {
     double mark = r->started;
 
     MP_TRY(resume_open(r));
-    if (is_done(r)) {
-        mp_log(MP_LOG_INFO, "%s: finished already, by the same options; every file is whole",
-               r->job->out);
-        return MP_OK;
-    }
     MP_TRY(stopping_open(r));
     MP_TRY(resume_recall(r));
     MP_TRY(measure_rate(r));
     MP_TRY(report_start(r));
     mp_clock_lap(&r->runner.clock, MP_PHASE_START, 0.0, &mark);
-    MP_TRY(evaluate_before(r));
+    MP_TRY(run_evaluate(r, "before", r->source, &r->before));
     MP_TRY(make_blocks(r));
     return finish(r);
 }
@@ -356,6 +313,7 @@ static mp_status carry_out(run *r)
 mp_status mp_compress(const mp_comm *comm, const mp_job *job)
 {
     run r = {.comm = comm, .job = job, .started = mp_seconds()};
+    int is_done = 0;
     mp_status st;
 
     r.runner.comm = comm;
@@ -365,6 +323,8 @@ mp_status mp_compress(const mp_comm *comm, const mp_job *job)
     MP_GO(run_open_model(&r));
     MP_GO(run_identify(&r));
     MP_GO(run_draw_windows(&r));
+    MP_GO(resume_is_done(&r, &is_done));
+    if (is_done) goto out;
     MP_GO(run_afford(&r));
     MP_GO(ranks_afford(&r));
     MP_GO(run_check_outside_blocks(&r));

@@ -53,9 +53,40 @@ mp_status resume_options(run *r)
     return mp_fail(MP_ERR_ARG, "--hidden-dtype %s: expected fp32 or bf16", dtype);
 }
 
+static int has_all(const run *r, const mp_checkpoint *there)
+{
+    mp_perplexity_result result;
+
+    return (r->job->no_export || mp_checkpoint_has_folder(there, "hf")) &&
+           (r->job->eval == NULL || (run_recall_perplexity(r, there, "before", &result) &&
+                                     run_recall_perplexity(r, there, "after", &result)));
+}
+
+mp_status resume_is_done(const run *r, int *is_done)
+{
+    json_t *record = report_identity(r), *report = NULL;
+    mp_checkpoint *there = NULL;
+    mp_status st = MP_OK;
+
+    *is_done = 0;
+    if (r->start != MP_START_RESUME && r->start != MP_START_REQUIRE) goto out;
+    MP_GO(mp_checkpoint_find_finished(r->comm, r->job->out, &r->arch, record, &there));
+    if (there == NULL || !has_all(r, there)) goto out;
+    MP_GO(mp_checkpoint_verify(r->comm, r->job->out, &report));
+    *is_done = json_array_size(json_object_get(report, "damaged")) == 0 &&
+               json_integer_value(json_object_get(report, "bad_journal_line")) == 0;
+    if (*is_done)
+        mp_log(MP_LOG_INFO, "%s: finished already, by the same options; every file is whole",
+               r->job->out);
+out:
+    mp_checkpoint_free(there);
+    json_decref(record);
+    json_decref(report);
+    return st;
+}
+
 static void say_resumed(const run *r)
 {
-    if (mp_checkpoint_is_finished(r->checkpoint)) return;
     mp_log(MP_LOG_INFO, "%s: going on with an earlier run: %lld of %lld blocks are there",
            r->job->out, (long long)r->kept_blocks, (long long)r->arch.n_blocks);
 }
