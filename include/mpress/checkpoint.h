@@ -183,8 +183,10 @@ mp_status mp_checkpoint_open_blocks(const char *dir, mp_source **source);
  * Not collective.  Errors as mp_checkpoint_open, and MP_ERR_FORMAT where nothing was measured. */
 mp_status mp_checkpoint_open_states(const char *dir, mp_source **source);
 
-/* The same for all ranks of the run.  Collective; the status is agreed. */
+/* mp_checkpoint_open_blocks and mp_checkpoint_open for all ranks of the run.  One of them opens the files
+ * with HDF5 and tells the others where the tensors lie.  Collective; the status is agreed. */
 mp_status mp_checkpoint_share_blocks(const mp_checkpoint *checkpoint, mp_source **source);
+mp_status mp_checkpoint_share_model(const mp_checkpoint *checkpoint, mp_source **source);
 
 /* What a checkpoint says of itself, finished or not; ended by json_decref; not collective.
  *   {"format", "blocks": how many the model has, "done": [0, 1, ...], "finished", "run",

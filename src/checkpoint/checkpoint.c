@@ -9,6 +9,7 @@
 #include "mpress/fileio.h"
 #include "mpress/memory.h"
 #include "mpress/remote.h"
+#include "reader.h"
 #include "rest.h"
 #include "run_files.h"
 #include "segments.h"
@@ -290,21 +291,54 @@ mp_model_io mp_checkpoint_io(const mp_checkpoint *checkpoint)
     return checkpoint->io->count == checkpoint->comm->size ? MP_MODEL_SHARED : MP_MODEL_ROOT;
 }
 
-mp_status mp_checkpoint_share_blocks(const mp_checkpoint *checkpoint, mp_source **source)
+static mp_status share_by_root(const mp_checkpoint *c, mp_content what, mp_source **source)
 {
-    const int by_root = mp_checkpoint_io(checkpoint) == MP_MODEL_ROOT;
     mp_source *opened = NULL;
     mp_status st = MP_OK;
 
-    if (!by_root || checkpoint->comm->rank == 0)
-        st = mp_checkpoint_open_blocks(checkpoint->dir, &opened);
-    st = mp_comm_agree(checkpoint->comm, st);
-    if (st == MP_OK && by_root) st = mp_remote_source(checkpoint->comm, &opened);
+    if (c->comm->rank == 0)
+        st = what == MP_BLOCKS ? mp_checkpoint_open_blocks(c->dir, &opened)
+                               : mp_checkpoint_open(c->dir, &opened);
+    st = mp_comm_agree(c->comm, st);
+    if (st == MP_OK) st = mp_remote_source(c->comm, &opened);
     if (st == MP_OK)
         *source = opened;
     else
         mp_source_close(&opened);
     return st;
+}
+
+static mp_status share_with_all(const mp_checkpoint *c, mp_content what, mp_source **source)
+{
+    mp_reader *reader = NULL;
+    mp_source *made = NULL;
+    mp_status st;
+
+    MP_TRY(mp_reader_share(c->comm, c->dir, what, &reader));
+    st = mp_reader_source(reader, &made);
+    if (st != MP_OK) mp_reader_close(reader);
+    st = mp_comm_agree(c->comm, st);
+    if (st == MP_OK)
+        *source = made;
+    else
+        mp_source_close(&made);
+    return st;
+}
+
+static mp_status share(const mp_checkpoint *c, mp_content what, mp_source **source)
+{
+    return mp_checkpoint_io(c) == MP_MODEL_ROOT ? share_by_root(c, what, source)
+                                                : share_with_all(c, what, source);
+}
+
+mp_status mp_checkpoint_share_blocks(const mp_checkpoint *checkpoint, mp_source **source)
+{
+    return share(checkpoint, MP_BLOCKS, source);
+}
+
+mp_status mp_checkpoint_share_model(const mp_checkpoint *checkpoint, mp_source **source)
+{
+    return share(checkpoint, MP_MODEL, source);
 }
 
 int mp_checkpoint_resumed(const mp_checkpoint *checkpoint)

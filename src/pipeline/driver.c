@@ -249,8 +249,8 @@ static mp_status finish(run *r)
     mp_runner_close(&r->runner); /* the evaluation needs a block and hidden states of its own */
     mp_hidden_free(r->runner.hidden);
     r->runner.hidden = NULL;
-    MP_GO(mp_model_share(r->comm, r->job->out, mp_checkpoint_io(r->checkpoint), &compressed,
-                         &assets));
+    MP_GO(mp_comm_agree(r->comm, mp_path_join(r->job->out, "assets", &assets)));
+    MP_GO(mp_checkpoint_share_model(r->checkpoint, &compressed));
     MP_GO(mp_comm_agree(r->comm, mp_model_size_of(compressed, &r->size)));
     MP_GO(run_evaluate(r, "after", compressed, &r->after));
     MP_GO(report_write(r)); /* should the export fail, the run is complete without it */

@@ -367,7 +367,39 @@ static mp_status hidden_states_of_a_batch_count_with_its_last_block(const mp_com
     return fixture_with(comm, batch_in_parts);
 }
 
+/* All ranks read the tensors, but one alone asks HDF5 where they are. */
+static mp_status share_model(const fixture *f)
+{
+    static const mp_fault_plan nothing = {.nth = 0};
+    mp_checkpoint *run = NULL;
+    mp_source *source = NULL;
+    int64_t opened;
+    mp_status st;
+
+    MP_GO(go_on(f, &run));
+    for (int64_t b = 0; b < f->arch.n_blocks; b++) MP_GO(fixture_put_block(f, run, b));
+    mp_fault_arm(&nothing, f->comm->rank);
+    st = mp_checkpoint_share_model(run, &source);
+    opened = mp_fault_calls(MP_FAULT_H5_OPEN);
+    mp_fault_arm(NULL, f->comm->rank);
+    MP_GO(st);
+    st = fixture_same(f->source, source);
+    if (st == MP_OK && (opened > 0) != (f->comm->rank == 0))
+        st = mp_fail(MP_ERR_NUMERIC, "%lld files or data sets opened by HDF5", (long long)opened);
+    MP_GO(mp_comm_agree(f->comm, st));
+out:
+    mp_source_close(&source);
+    mp_checkpoint_free(run);
+    return st;
+}
+
+static mp_status one_rank_looks_into_the_files_for_all(const mp_comm *comm)
+{
+    return fixture_with(comm, share_model);
+}
+
 const mp_case cases_resume[] = {
+    {"one_rank_looks_into_the_files_for_all", one_rank_looks_into_the_files_for_all},
     {"run_that_fails_late_leaves_what_is_anothers", run_that_fails_late_leaves_what_is_anothers},
     {"run_that_cannot_begin_leaves_no_directory", run_that_cannot_begin_leaves_no_directory},
     {"run_that_was_killed_at_once_is_begun_again", run_that_was_killed_at_once_is_begun_again},
