@@ -93,12 +93,21 @@ static mp_status agree_on_size(const mp_io *io, const char *path, int64_t *bytes
     return mp_comm_same(io->comm, found, path);
 }
 
+/* With several hosts what is read back must be what the others see.  Every rank writes into every segment, so
+ * no choice of the reader avoids that it finds its own part in its host's memory: the host forgets what
+ * it has of the file, as far as it is synced. */
+static void forget(const mp_io *io, int fd)
+{
+    if (io->comm->host_count > 1) (void)posix_fadvise(fd, 0, 0, POSIX_FADV_DONTNEED);
+}
+
 /* Opens the file where it is seen; its size is then known everywhere. */
 static mp_status prepare(const mp_io *io, const char *path, int *fd, int64_t *bytes)
 {
     mp_status st = io->place >= 0 ? open_file(path, fd, bytes) : MP_OK;
 
     MP_TRY(mp_comm_agree(io->comm, st));
+    if (*fd >= 0) forget(io, *fd);
     return agree_on_size(io, path, bytes);
 }
 
