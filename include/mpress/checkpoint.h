@@ -105,18 +105,29 @@ mp_status mp_checkpoint_create(const mp_comm *comm, const char *dir, const char 
                                const mp_arch *arch, const mp_source *source, const json_t *run,
                                mp_start start, mp_checkpoint **checkpoint);
 
+/* The finished run of the same identity that `dir` holds, to ask what of it is there; *checkpoint is NULL where
+ * it holds anything else, or nothing.  Nothing is written, locked or read back, and nothing can be put.
+ * Collective; the status is agreed. */
+mp_status mp_checkpoint_find_finished(const mp_comm *comm, const char *dir, const mp_arch *arch,
+                                      const json_t *run, mp_checkpoint **checkpoint);
+
 /* Who can read what the run has written: MP_MODEL_SHARED, or MP_MODEL_ROOT where some ranks do not see
  * the directory.  Those are served by the others, here and below, in pieces of 16 MiB. */
 mp_model_io mp_checkpoint_io(const mp_checkpoint *checkpoint);
 
 /* Whether an earlier run is continued; what of it is there, whole.  `file` is relative to the directory:
- * "calib.safetensors".  Local; the same on all ranks. */
+ * "calib.safetensors"; of a `folder`, "hf", all files have to be.  Local; the same on all ranks. */
 int mp_checkpoint_resumed(const mp_checkpoint *checkpoint);
 int mp_checkpoint_has(const mp_checkpoint *checkpoint, const char *file);
+int mp_checkpoint_has_folder(const mp_checkpoint *checkpoint, const char *folder);
 int mp_checkpoint_has_block(const mp_checkpoint *checkpoint, int64_t block);
-int mp_checkpoint_is_finished(const mp_checkpoint *checkpoint);
 
-/* Takes files that others have written into the journal, with checksums of what is read back.
+/* MP_ERR_IO where another run has taken the directory over: to be asked before a file of it is replaced.
+ * Rank 0 only, MP_OK on the others; not collective. */
+mp_status mp_checkpoint_check_owner(const mp_checkpoint *checkpoint);
+
+/* Takes files that others have written into the journal, with checksums of what is read back; of a folder all
+ * files, and then that these are all.
  * Collective; the status is agreed. */
 mp_status mp_checkpoint_add_file(mp_checkpoint *checkpoint, const char *file);
 mp_status mp_checkpoint_add_folder(mp_checkpoint *checkpoint, const char *folder);
@@ -129,7 +140,8 @@ mp_status mp_checkpoint_note(mp_checkpoint *checkpoint, const char *name, json_t
 const json_t *mp_checkpoint_noted(const mp_checkpoint *checkpoint, const char *name);
 
 /* Writes the hidden states after block `index`, in global order, so that any number of ranks can read
- * them; they count with the block, which is to be put next, and replace those of earlier blocks.
+ * them; they count from when that block is put, after others that were made with it, and then replace
+ * those there were.
  * `dtype` is MP_F32 or MP_BF16.  Collective; the status is agreed. */
 mp_status mp_checkpoint_put_hidden(mp_checkpoint *checkpoint, int64_t index, mp_dtype dtype,
                                    const mp_hidden *hidden);
@@ -171,8 +183,10 @@ mp_status mp_checkpoint_open_blocks(const char *dir, mp_source **source);
  * Not collective.  Errors as mp_checkpoint_open, and MP_ERR_FORMAT where nothing was measured. */
 mp_status mp_checkpoint_open_states(const char *dir, mp_source **source);
 
-/* The same for all ranks of the run.  Collective; the status is agreed. */
+/* mp_checkpoint_open_blocks and mp_checkpoint_open for all ranks of the run.  One of them opens the files
+ * with HDF5 and tells the others where the tensors lie.  Collective; the status is agreed. */
 mp_status mp_checkpoint_share_blocks(const mp_checkpoint *checkpoint, mp_source **source);
+mp_status mp_checkpoint_share_model(const mp_checkpoint *checkpoint, mp_source **source);
 
 /* What a checkpoint says of itself, finished or not; ended by json_decref; not collective.
  *   {"format", "blocks": how many the model has, "done": [0, 1, ...], "finished", "run",

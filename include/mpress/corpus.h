@@ -63,7 +63,8 @@ mp_status mp_corpus_stream(const mp_corpus_request *request, int32_t **tokens, i
  * included: tensors `tokens` I32 [count, seqlen], `document` and `offset` I64 [count]. */
 mp_status mp_windows_write(const char *path, const mp_windows *windows);
 
-/* CRC-32C of the token data. */
+/* CRC-32C of the token data: the same tokens in windows of another length have the same, so that who compares
+ * windows compares their number and length, too. */
 uint32_t mp_windows_crc32c(const mp_windows *windows);
 
 #endif

@@ -4,6 +4,7 @@
 #define MPRESS_EXPORT_H
 
 #include "mpress/arch.h"
+#include "mpress/checkpoint.h"
 #include "mpress/comm.h"
 #include "mpress/source.h"
 
@@ -52,6 +53,11 @@ const char *mp_export_loaders(mp_export_format format);
  * map of the model, MP_ERR_NUMERIC where a product is not finite in its dtype. */
 mp_status mp_export(const mp_comm *comm, const mp_source *source, const char *assets,
                     const char *dir, mp_export_format format, int64_t shard_bytes);
+
+/* mp_export of a run's own model into its hf/, in place of what an earlier run left there, and into the
+ * journal, if the directory is still the run's. */
+mp_status mp_checkpoint_export(mp_checkpoint *checkpoint, const mp_source *source,
+                               const char *assets);
 
 /* What the tensors of a model take, in bytes. */
 typedef struct mp_model_size {

@@ -3,6 +3,8 @@
 #ifndef MPRESS_LOG_H
 #define MPRESS_LOG_H
 
+#include <stdint.h>
+
 /* error: never in a clean run.  warning: something the user should act on or know of (a damping
  * retry, MPI over TCP).  info: a few lines per block.  debug: proportional to objects. */
 typedef enum mp_log_level { MP_LOG_ERROR, MP_LOG_WARNING, MP_LOG_INFO, MP_LOG_DEBUG } mp_log_level;

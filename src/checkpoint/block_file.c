@@ -198,15 +198,19 @@ static void remove_older(const mp_checkpoint *run, int64_t before)
 
     snprintf(name, sizeof name, MP_HIDDEN_FILE, (long long)before);
     if (run->comm->rank == 0 && before >= 0 && before != run->journal.hidden &&
+        mp_journal_check_owner(&run->owner) == MP_OK &&
         mp_path_join(run->dir, name, &path) == MP_OK)
         unlink(path);
     mp_free(path);
 }
 
-/* The line that makes the block count, with the hidden states that were put before it. */
+/* The line that makes the block count.  Hidden states that were put before it count with it if it is the
+ * block they come after; of blocks made together that is the last, so that until all of them are
+ * there the states before the first one stay. */
 static mp_status commit_block(mp_checkpoint *run, int64_t index, const char *path)
 {
-    json_t *more = json_pack("{s:I, s:O*}", "block", (json_int_t)index, "hidden", run->hidden);
+    json_t *hidden = run->hidden_after == index ? run->hidden : NULL;
+    json_t *more = json_pack("{s:I, s:O*}", "block", (json_int_t)index, "hidden", hidden);
     int64_t before = run->journal.hidden;
     char file[64];
     mp_status st;
@@ -214,7 +218,8 @@ static mp_status commit_block(mp_checkpoint *run, int64_t index, const char *pat
     snprintf(file, sizeof file, MP_BLOCK_FILE, (long long)index);
     st = mp_run_add_file(run, "block", file, more);
     /* not in the journal, so it must not look as if it were */
-    if (st != MP_OK && run->comm->rank == 0) unlink(path);
+    if (st != MP_OK && run->comm->rank == 0 && mp_journal_is_owners(&run->owner, st)) unlink(path);
+    if (hidden == NULL) return st;
     if (st == MP_OK) remove_older(run, before);
     json_decref(run->hidden);
     run->hidden = NULL;

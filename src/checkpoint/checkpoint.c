@@ -9,6 +9,7 @@
 #include "mpress/fileio.h"
 #include "mpress/memory.h"
 #include "mpress/remote.h"
+#include "reader.h"
 #include "rest.h"
 #include "run_files.h"
 #include "segments.h"
@@ -60,6 +61,11 @@ mp_status mp_run_add_file(mp_checkpoint *run, const char *event, const char *fil
     return st == MP_OK ? mp_run_add(run, event, record) : st;
 }
 
+mp_status mp_checkpoint_check_owner(const mp_checkpoint *checkpoint)
+{
+    return checkpoint->comm->rank == 0 ? mp_journal_check_owner(&checkpoint->owner) : MP_OK;
+}
+
 mp_status mp_checkpoint_add_file(mp_checkpoint *checkpoint, const char *file)
 {
     return mp_run_add_file(checkpoint, "file", file, NULL);
@@ -96,6 +102,7 @@ mp_status mp_checkpoint_add_folder(mp_checkpoint *checkpoint, const char *folder
     MP_GO(mp_share_json(comm, &names));
     json_array_foreach (names, i, name)
         MP_GO(mp_checkpoint_add_file(checkpoint, json_string_value(name)));
+    MP_GO(mp_run_add(checkpoint, "folder", json_pack("{s:s}", "folder", folder)));
 out:
     json_decref(names);
     return st;
@@ -133,8 +140,9 @@ static mp_status write_assets(mp_checkpoint *c, const char *model_dir)
 {
     mp_status st;
 
-    if (mp_journal_bytes(&c->journal, "assets/config.json") >= 0) return MP_OK;
-    st = c->comm->rank == 0 ? copy_assets(c->dir, model_dir) : MP_OK;
+    if (mp_checkpoint_has_folder(c, "assets")) return MP_OK;
+    st = mp_checkpoint_check_owner(c);
+    if (st == MP_OK && c->comm->rank == 0) st = copy_assets(c->dir, model_dir);
     MP_TRY(mp_comm_agree(c->comm, st));
     return mp_checkpoint_add_folder(c, "assets");
 }
@@ -149,7 +157,8 @@ static mp_status fill_directory(mp_checkpoint *c, const char *model_dir, const m
     MP_TRY(write_rest(c, source, rest));
     MP_TRY(write_assets(c, model_dir));
     if (mp_journal_bytes(&c->journal, "model.h5") >= 0) return MP_OK;
-    st = c->comm->rank == 0 ? mp_model_file_write(c->dir, c->n_blocks, source, rest, run) : MP_OK;
+    st =
+        c->comm->rank == 0 ? mp_model_file_write(&c->owner, c->n_blocks, source, rest, run) : MP_OK;
     MP_TRY(mp_comm_agree(c->comm, st));
     return mp_checkpoint_add_file(c, "model.h5");
 }
@@ -207,7 +216,7 @@ static mp_status start(mp_checkpoint *c, const char *model_dir, const mp_arch *a
     if (st == MP_OK) st = mp_journal_share(c->comm, c->dir, &c->journal);
     if (st == MP_OK && c->resumed) st = mp_run_verify(c);
     if (st == MP_OK) st = fill_directory(c, model_dir, source, &rest, run);
-    if (st != MP_OK && c->comm->rank == 0) mp_directory_give_back(c->dir, &claimed);
+    if (st != MP_OK && c->comm->rank == 0) mp_directory_give_back(&c->owner, &claimed, st);
 out:
     mp_free(rest.index);
     return st;
@@ -236,26 +245,100 @@ mp_status mp_checkpoint_create(const mp_comm *comm, const char *dir, const char 
     return st;
 }
 
+/* Rank 0.  What cannot be understood is not it. */
+static mp_status look_for_finished(const char *dir, int64_t n_blocks, const json_t *identity,
+                                   int *found)
+{
+    mp_journal journal = {0};
+    int64_t there = 0;
+    mp_status st;
+
+    if (!mp_path_has(dir, "journal.jsonl")) return MP_OK;
+    st = mp_journal_read(dir, &journal);
+    if (st != MP_OK) return st == MP_ERR_FORMAT ? MP_OK : st;
+    while (there < n_blocks && mp_journal_block(&journal, there) >= 0) there++;
+    *found = journal.finished && there == n_blocks &&
+             json_object_get(journal.folders, "assets") != NULL &&
+             json_equal(journal.identity, identity);
+    mp_journal_free(&journal);
+    return MP_OK;
+}
+
+mp_status mp_checkpoint_find_finished(const mp_comm *comm, const char *dir, const mp_arch *arch,
+                                      const json_t *run, mp_checkpoint **checkpoint)
+{
+    mp_checkpoint *c = NULL;
+    int found = 0;
+    mp_status st = MP_OK;
+
+    if (comm->rank == 0)
+        st = look_for_finished(dir, arch->n_blocks, json_object_get(run, "identity"), &found);
+    MP_TRY(mp_comm_agree(comm, st));
+    MP_TRY(mp_comm_tell(comm, &found, sizeof found, 0));
+    if (!found) return MP_OK;
+    MP_TRY(mp_comm_agree(comm, MP_NEW(c, 1, "a checkpoint")));
+    *c = (mp_checkpoint){.comm = comm, .n_blocks = arch->n_blocks, .lock = -1};
+    st = mp_journal_share(comm, dir, &c->journal);
+    if (st == MP_OK)
+        *checkpoint = c;
+    else
+        mp_checkpoint_free(c);
+    return st;
+}
+
 mp_model_io mp_checkpoint_io(const mp_checkpoint *checkpoint)
 {
     return checkpoint->io->count == checkpoint->comm->size ? MP_MODEL_SHARED : MP_MODEL_ROOT;
 }
 
-mp_status mp_checkpoint_share_blocks(const mp_checkpoint *checkpoint, mp_source **source)
+static mp_status share_by_root(const mp_checkpoint *c, mp_content what, mp_source **source)
 {
-    const int by_root = mp_checkpoint_io(checkpoint) == MP_MODEL_ROOT;
     mp_source *opened = NULL;
     mp_status st = MP_OK;
 
-    if (!by_root || checkpoint->comm->rank == 0)
-        st = mp_checkpoint_open_blocks(checkpoint->dir, &opened);
-    st = mp_comm_agree(checkpoint->comm, st);
-    if (st == MP_OK && by_root) st = mp_remote_source(checkpoint->comm, &opened);
+    if (c->comm->rank == 0)
+        st = what == MP_BLOCKS ? mp_checkpoint_open_blocks(c->dir, &opened)
+                               : mp_checkpoint_open(c->dir, &opened);
+    st = mp_comm_agree(c->comm, st);
+    if (st == MP_OK) st = mp_remote_source(c->comm, &opened);
     if (st == MP_OK)
         *source = opened;
     else
         mp_source_close(&opened);
     return st;
+}
+
+static mp_status share_with_all(const mp_checkpoint *c, mp_content what, mp_source **source)
+{
+    mp_reader *reader = NULL;
+    mp_source *made = NULL;
+    mp_status st;
+
+    MP_TRY(mp_reader_share(c->comm, c->dir, what, &reader));
+    st = mp_reader_source(reader, &made);
+    if (st != MP_OK) mp_reader_close(reader);
+    st = mp_comm_agree(c->comm, st);
+    if (st == MP_OK)
+        *source = made;
+    else
+        mp_source_close(&made);
+    return st;
+}
+
+static mp_status share(const mp_checkpoint *c, mp_content what, mp_source **source)
+{
+    return mp_checkpoint_io(c) == MP_MODEL_ROOT ? share_by_root(c, what, source)
+                                                : share_with_all(c, what, source);
+}
+
+mp_status mp_checkpoint_share_blocks(const mp_checkpoint *checkpoint, mp_source **source)
+{
+    return share(checkpoint, MP_BLOCKS, source);
+}
+
+mp_status mp_checkpoint_share_model(const mp_checkpoint *checkpoint, mp_source **source)
+{
+    return share(checkpoint, MP_MODEL, source);
 }
 
 int mp_checkpoint_resumed(const mp_checkpoint *checkpoint)
@@ -268,17 +351,14 @@ int mp_checkpoint_has(const mp_checkpoint *checkpoint, const char *file)
     return mp_journal_bytes(&checkpoint->journal, file) >= 0;
 }
 
+int mp_checkpoint_has_folder(const mp_checkpoint *checkpoint, const char *folder)
+{
+    return json_object_get(checkpoint->journal.folders, folder) != NULL;
+}
+
 int mp_checkpoint_has_block(const mp_checkpoint *checkpoint, int64_t block)
 {
     return mp_journal_block(&checkpoint->journal, block) >= 0;
-}
-
-int mp_checkpoint_is_finished(const mp_checkpoint *checkpoint)
-{
-    int64_t there = 0;
-
-    while (there < checkpoint->n_blocks && mp_checkpoint_has_block(checkpoint, there)) there++;
-    return checkpoint->journal.finished && there == checkpoint->n_blocks;
 }
 
 mp_status mp_checkpoint_note(mp_checkpoint *checkpoint, const char *name, json_t *value)
@@ -296,6 +376,7 @@ mp_status mp_checkpoint_finish(mp_checkpoint *checkpoint)
     char *path = NULL;
     mp_status st;
 
+    MP_TRY(mp_comm_agree(checkpoint->comm, mp_checkpoint_check_owner(checkpoint)));
     MP_TRY(mp_run_add(checkpoint, "finish", json_object()));
     if (checkpoint->comm->rank != 0) return mp_comm_agree(checkpoint->comm, MP_OK);
     st = mp_path_join(checkpoint->dir, "hidden", &path);

@@ -48,11 +48,14 @@ static mp_status clear(const char *dir)
     return MP_OK;
 }
 
-void mp_directory_give_back(const char *dir, const mp_claim *claim)
+void mp_directory_give_back(const mp_owner *owner, const mp_claim *claim, mp_status st)
 {
+    const char *dir = owner->dir;
     char *lock = NULL;
 
     if (claim->resumed) return;
+    /* where there are no locks another run may have begun */
+    if (mp_path_has(dir, "journal.jsonl") && !mp_journal_is_owners(owner, st)) return;
     (void)clear(dir);
     if (mp_path_join(dir, MP_LOCK_FILE, &lock) == MP_OK) (void)mp_path_remove(lock);
     mp_free(lock);
@@ -95,19 +98,23 @@ static mp_status begin(const mp_owner *owner, const json_t *identity)
     return st;
 }
 
-/* Nothing but the lock, which a run leaves that was killed at once. */
+/* Nothing but what a run leaves that was killed before it had a journal. */
 static int is_fresh(const char *dir)
 {
+    static const char *const left[] = {".", "..", MP_LOCK_FILE, "journal.jsonl.tmp"};
     const struct dirent *entry;
-    int entries = 0;
+    int fresh = 1;
     DIR *open = opendir(dir);
 
     if (open == NULL) return !mp_path_exists(dir);
-    while ((entry = readdir(open)) != NULL)
-        entries += strcmp(entry->d_name, ".") != 0 && strcmp(entry->d_name, "..") != 0 &&
-                   strcmp(entry->d_name, MP_LOCK_FILE) != 0;
+    while (fresh && (entry = readdir(open)) != NULL) {
+        size_t i = 0, count = sizeof left / sizeof left[0];
+
+        while (i < count && strcmp(entry->d_name, left[i]) != 0) i++;
+        fresh = i < count;
+    }
     closedir(open);
-    return entries == 0;
+    return fresh;
 }
 
 /* "sparsity was \"2:4\", now 0.5", of the members that differ, as many as there is room for. */
@@ -145,8 +152,19 @@ static mp_status check_same_run(const char *dir, const json_t *was, const json_t
                    text[0] != '\0' ? text : "its options are not known");
 }
 
-/* Files that a killed process had not finished. */
-static mp_status sweep(const char *dir, const char *folder)
+/* Whether a killed process has not finished the file, or hidden states have been replaced, or do not count
+ * yet: those may be as large as all of the blocks. */
+static int is_left_over(const char *folder, const char *name, const mp_journal *journal)
+{
+    size_t length = strlen(name);
+    char file[300];
+
+    if (length >= 4 && strcmp(name + length - 4, ".tmp") == 0) return 1;
+    snprintf(file, sizeof file, "%s/%s", folder, name);
+    return strcmp(folder, "hidden") == 0 && name[0] != '.' && mp_journal_bytes(journal, file) < 0;
+}
+
+static mp_status sweep(const char *dir, const char *folder, const mp_journal *journal)
 {
     const struct dirent *entry;
     char *path = NULL;
@@ -157,10 +175,9 @@ static mp_status sweep(const char *dir, const char *folder)
     open = opendir(path);
     st = MP_OK;
     while (open != NULL && st == MP_OK && (entry = readdir(open)) != NULL) {
-        size_t length = strlen(entry->d_name);
         char *file = NULL;
 
-        if (length < 4 || strcmp(entry->d_name + length - 4, ".tmp") != 0) continue;
+        if (!is_left_over(folder, entry->d_name, journal)) continue;
         st = mp_path_join(path, entry->d_name, &file);
         if (st == MP_OK) st = mp_path_remove(file);
         mp_free(file);
@@ -180,8 +197,8 @@ static mp_status take_over(const mp_owner *owner, const json_t *identity, int *r
     MP_GO(check_same_run(owner->dir, journal.identity, identity));
     *resumed = mp_journal_bytes(&journal, "model.h5") >= 0;
     if (!*resumed) goto out;
-    MP_GO(sweep(owner->dir, "blocks"));
-    MP_GO(sweep(owner->dir, "hidden"));
+    MP_GO(sweep(owner->dir, "blocks", &journal));
+    MP_GO(sweep(owner->dir, "hidden", &journal));
     MP_GO(mp_journal_resume(owner, &journal));
 out:
     mp_journal_free(&journal);
@@ -206,7 +223,7 @@ static mp_status settle(const mp_owner *owner, const char *const *reads, int n_r
                        owner->dir);
     }
     st = begin(owner, identity);
-    if (st != MP_OK) mp_directory_give_back(owner->dir, claim);
+    if (st != MP_OK) mp_directory_give_back(owner, claim, st);
     return st;
 }
 
@@ -236,8 +253,9 @@ mp_status mp_directory_claim(const mp_owner *owner, const char *const *reads, in
         return mp_fail(MP_ERR_ARG, "%s: --resume require, but it is not there", owner->dir);
     MP_TRY(mp_directory_make(owner->dir));
     MP_TRY(mp_lock_take(owner->dir, &claim->lock));
-    st = settle(owner, reads, n_reads, start, identity, claim);
-    if (st == MP_OK) st = mp_lock_sign(claim->lock, owner->dir);
+    st = mp_lock_sign(claim->lock, owner->dir);
+    if (st != MP_OK && claim->made) mp_directory_give_back(owner, claim, st);
+    if (st == MP_OK) st = settle(owner, reads, n_reads, start, identity, claim);
     if (st == MP_OK) return MP_OK;
     mp_lock_release(claim->lock);
     claim->lock = -1;

@@ -26,8 +26,9 @@ typedef struct mp_claim {
 mp_status mp_directory_claim(const mp_owner *owner, const char *const *reads, int n_reads,
                              mp_start start, const json_t *identity, mp_claim *claim);
 
-/* After an error in starting a run: removes what the run has put there, and the directory if the run had
- * made it.  One that is resumed is left as it is. */
-void mp_directory_give_back(const char *dir, const mp_claim *claim);
+/* After an error `st` in starting a run: removes what the run has put there, and the directory if the run had
+ * made it.  One that is resumed is left as it is, and so is one that another run has begun in the
+ * meantime. */
+void mp_directory_give_back(const mp_owner *owner, const mp_claim *claim, mp_status st);
 
 #endif

@@ -10,6 +10,7 @@
 #include "mpress/memory.h"
 #include "pieces.h"
 #include "reserve.h"
+#include "run_files.h"
 #include "shards.h"
 
 #include <errno.h>
@@ -24,6 +25,7 @@ static const int64_t DEFAULT_SHARD_BYTES =
 typedef struct exporter {
     const mp_comm *comm;
     const mp_source *source;
+    const mp_checkpoint *run; /* whose directory it is; NULL for one of its own */
     char *target, *temporary; /* owned */
     mp_io *io;                /* the ranks that see the temporary directory; owned */
     mp_shards shards;
@@ -74,6 +76,7 @@ out:
 /* Rank 0: the temporary directory with everything but the data. */
 static mp_status prepare(const exporter *e, mp_companions companions, const void *context)
 {
+    if (e->run != NULL) MP_TRY(mp_checkpoint_check_owner(e->run));
     if (!mp_directory_is_empty(e->target))
         return mp_fail(MP_ERR_ARG, "%s: is there already, expected an empty or a new directory",
                        e->target);
@@ -185,8 +188,10 @@ static mp_status fill(exporter *e, mp_companions companions, const void *context
 /* Rank 0: the directory gets its name, or what there is of it is removed. */
 static mp_status finish(const exporter *e, mp_status st)
 {
-    mp_status done = st == MP_OK ? mp_file_commit(e->temporary, e->target) : st;
+    mp_status done = st;
 
+    if (st == MP_OK && e->run != NULL) MP_TRY(mp_checkpoint_check_owner(e->run));
+    if (st == MP_OK) done = mp_file_commit(e->temporary, e->target);
     if (done == MP_OK) return MP_OK;
     /* renamed, but its parent could not be synced: it does not count */
     if (st == MP_OK && !mp_path_exists(e->temporary)) (void)mp_path_remove(e->target);
@@ -195,9 +200,10 @@ static mp_status finish(const exporter *e, mp_status st)
 }
 
 mp_status mp_hf_write(const mp_comm *comm, const mp_source *source, mp_companions companions,
-                      const void *context, const char *dir, int64_t shard_bytes)
+                      const void *context, const char *dir, int64_t shard_bytes,
+                      const mp_checkpoint *run)
 {
-    exporter e = {.comm = comm, .source = source};
+    exporter e = {.comm = comm, .source = source, .run = run};
     int is_there;
     mp_status st;
 
@@ -262,8 +268,9 @@ static mp_status see(const mp_source *source, mp_export_format format, exported 
                           : mp_view_dense(source, &e->pairs, &e->view);
 }
 
-mp_status mp_export(const mp_comm *comm, const mp_source *source, const char *assets,
-                    const char *dir, mp_export_format format, int64_t shard_bytes)
+static mp_status export_to(const mp_comm *comm, const mp_source *source, const char *assets,
+                           const char *dir, mp_export_format format, int64_t shard_bytes,
+                           const mp_checkpoint *run)
 {
     exported e = {.source = source, .assets = assets, .layout = mp_layout_of(format)};
     mp_status st;
@@ -271,11 +278,44 @@ mp_status mp_export(const mp_comm *comm, const mp_source *source, const char *as
     MP_GO(mp_comm_agree(comm, look(source, format, &e)));
     if (e.maps.count > 0) MP_GO(mp_layout_check(comm, e.layout, source, &e.maps));
     MP_GO(mp_comm_agree(comm, see(source, format, &e)));
-    st =
-        mp_hf_write(comm, e.view != NULL ? e.view : source, write_companions, &e, dir, shard_bytes);
+    st = mp_hf_write(comm, e.view != NULL ? e.view : source, write_companions, &e, dir, shard_bytes,
+                     run);
 out:
     mp_source_close(&e.view);
     mp_integer_maps_free(&e.maps);
     mp_pairs_free(&e.pairs);
+    return st;
+}
+
+mp_status mp_export(const mp_comm *comm, const mp_source *source, const char *assets,
+                    const char *dir, mp_export_format format, int64_t shard_bytes)
+{
+    return export_to(comm, source, assets, dir, format, shard_bytes, NULL);
+}
+
+/* What a run has left that was killed, or damaged. */
+static mp_status remove_left(const mp_checkpoint *run, const char *dir)
+{
+    MP_TRY(mp_checkpoint_check_owner(run));
+    return run->comm->rank == 0 && run->resumed ? mp_path_remove(dir) : MP_OK;
+}
+
+mp_status mp_checkpoint_export(mp_checkpoint *checkpoint, const mp_source *source,
+                               const char *assets)
+{
+    const mp_comm *comm = checkpoint->comm;
+    char *dir = NULL;
+    mp_status st = mp_path_join(checkpoint->dir, "hf", &dir);
+
+    if (st == MP_OK) st = remove_left(checkpoint, dir);
+    MP_GO(mp_comm_agree(comm, st));
+    st = export_to(comm, source, assets, dir, MP_EXPORT_AUTO, 0, checkpoint);
+    if (st != MP_OK)
+        MP_GO(mp_fail(
+            st, "%s; the checkpoint %s is complete: 'mpress export %s DIR' writes it elsewhere",
+            mp_error_message(), checkpoint->dir, checkpoint->dir));
+    MP_GO(mp_checkpoint_add_folder(checkpoint, "hf"));
+out:
+    mp_free(dir);
     return st;
 }

@@ -200,6 +200,7 @@ mp_status mp_checkpoint_put_hidden(mp_checkpoint *checkpoint, int64_t index, mp_
     MP_GO(write_file(checkpoint, path, dtype, hidden));
     json_decref(checkpoint->hidden);
     checkpoint->hidden = NULL;
+    checkpoint->hidden_after = index;
     MP_GO(mp_segments_read(checkpoint->io, path, name, &checkpoint->hidden));
 out:
     mp_free(path);

@@ -132,6 +132,16 @@ mp_status mp_journal_check_owner(const mp_owner *owner)
                    owner->dir);
 }
 
+int mp_journal_is_owners(const mp_owner *owner, mp_status st)
+{
+    char message[1024];
+
+    snprintf(message, sizeof message, "%s", mp_error_message());
+    if (mp_journal_check_owner(owner) == MP_OK) return 1;
+    (void)mp_fail(st, "%s", message);
+    return 0;
+}
+
 /* What a line says of a file; `line` keeps its other members, which nobody reads. */
 static mp_status take_file(mp_journal *journal, json_t *line, const char *where)
 {
@@ -144,17 +154,41 @@ static mp_status take_file(mp_journal *journal, json_t *line, const char *where)
     return mp_fail(MP_ERR_NOMEM, "%s: out of memory", where);
 }
 
-/* Of the hidden states only the newest count: a commit removes the older ones. */
+/* Of the hidden states only the newest count: a commit removes the older ones.  After which block they are
+ * is said by their own file's name: the line may be another block's. */
 static mp_status take_hidden(mp_journal *journal, json_t *line, const char *where)
 {
     json_t *hidden = json_object_get(line, "hidden");
-    char name[64];
+    const char *name = NULL;
+    char older[64];
+    long long block;
 
     if (hidden == NULL) return MP_OK;
-    snprintf(name, sizeof name, MP_HIDDEN_FILE, (long long)journal->hidden);
-    MP_TRY(mp_json_int(line, "block", where, &journal->hidden));
-    if (json_is_string(json_object_get(hidden, "file"))) json_object_del(journal->files, name);
+    MP_TRY(mp_json_text(hidden, "file", where, &name));
+    if (sscanf(name, MP_HIDDEN_FILE, &block) != 1 || block < 0)
+        return mp_fail(MP_ERR_FORMAT, "%s: hidden states \"%.60s\", expected hidden/NUMBER", where,
+                       name);
+    snprintf(older, sizeof older, MP_HIDDEN_FILE, (long long)journal->hidden);
+    json_object_del(journal->files, older);
+    journal->hidden = block;
     return take_file(journal, hidden, where);
+}
+
+static mp_status take_folder(mp_journal *journal, const json_t *line, const char *where)
+{
+    const char *name = NULL;
+
+    MP_TRY(mp_json_text(line, "folder", where, &name));
+    if (json_object_set_new(journal->folders, name, json_true()) == 0) return MP_OK;
+    return mp_fail(MP_ERR_NOMEM, "%s: out of memory", where);
+}
+
+static void lose_folder_of(mp_journal *journal, const char *file)
+{
+    char folder[64];
+
+    snprintf(folder, sizeof folder, "%.*s", (int)strcspn(file, "/"), file);
+    json_object_del(journal->folders, folder);
 }
 
 static mp_status take_lost(mp_journal *journal, const json_t *line, const char *where)
@@ -165,6 +199,7 @@ static mp_status take_lost(mp_journal *journal, const json_t *line, const char *
     MP_TRY(mp_json_text(line, "file", where, &name));
     json_object_del(journal->files, name);
     journal->finished = 0;
+    lose_folder_of(journal, name);
     snprintf(hidden, sizeof hidden, MP_HIDDEN_FILE, (long long)journal->hidden);
     if (strcmp(name, hidden) == 0) journal->hidden = -1;
     return MP_OK;
@@ -195,6 +230,7 @@ mp_status mp_journal_take(mp_journal *journal, const char *event, json_t *line, 
 {
     if (strcmp(event, "file") == 0) return take_file(journal, line, where);
     if (strcmp(event, "lost") == 0) return take_lost(journal, line, where);
+    if (strcmp(event, "folder") == 0) return take_folder(journal, line, where);
     if (strcmp(event, "fact") == 0) return take_fact(journal, line, where);
     if (strcmp(event, "finish") == 0) take_finish(journal);
     if (strcmp(event, "block") != 0) return MP_OK;
@@ -214,6 +250,7 @@ static mp_status read_line(const char *text, size_t length, const char *where, m
     MP_GO(mp_json_text(line, "run", where, &run));
     if (strcmp(event, "start") == 0 || strcmp(event, "resume") == 0) {
         snprintf(journal->run, sizeof journal->run, "%.19s", run);
+        journal->finished = 0; /* it has found something to do */
         if (journal->identity == NULL)
             journal->identity = json_incref(json_object_get(line, "identity"));
     } else if (strcmp(run, journal->run) == 0) {
@@ -249,8 +286,9 @@ mp_status mp_journal_parse(const char *path, const char *text, size_t length, mp
 {
     mp_status st = MP_OK;
 
-    *journal = (mp_journal){.files = json_object(), .facts = json_object(), .hidden = -1};
-    if (journal->files == NULL || journal->facts == NULL)
+    *journal = (mp_journal){
+        .files = json_object(), .folders = json_object(), .facts = json_object(), .hidden = -1};
+    if (journal->files == NULL || journal->folders == NULL || journal->facts == NULL)
         st = mp_fail(MP_ERR_NOMEM, "%s: out of memory", path);
     if (st == MP_OK) st = read_lines(path, text, length, journal);
     if (st != MP_OK) mp_journal_free(journal);
@@ -276,6 +314,7 @@ out:
 void mp_journal_free(mp_journal *journal)
 {
     json_decref(journal->files);
+    json_decref(journal->folders);
     json_decref(journal->facts);
     json_decref(journal->identity);
     *journal = (mp_journal){.hidden = -1};
@@ -321,10 +360,7 @@ mp_status mp_journal_is_there(const char *dir, int *there)
 
     MP_TRY(mp_journal_path(dir, &path));
     *there = 0;
-    if (mp_path_exists(path))
-        st = look_at_first_line(path, there);
-    else
-        *there = mp_path_has(dir, "journal.jsonl.tmp");
+    if (mp_path_exists(path)) st = look_at_first_line(path, there);
     mp_free(path);
     return st;
 }

@@ -5,12 +5,17 @@
  *   {"event":"file","run":ID,"file":"blocks/rest.h5","bytes":N,"crc32c":[..],"crc":..}
  *   {"event":"block","run":ID,"block":0,"file":"blocks/00000.h5","bytes":N,"crc32c":[..],
  *    "hidden":{"file":"hidden/00000.safetensors","bytes":N,"crc32c":[..]},"crc":..}
+ *   {"event":"folder","run":ID,"folder":"hf","crc":..}
  *   {"event":"fact","run":ID,"name":"ranks","value":..,"crc":..}
  *   {"event":"resume","run":ID,..}   {"event":"lost","run":ID,"file":..,..}   {"event":"finish",..}
  *
  * "crc32c" of a file is a list, one checksum for each segment (segments.h).  "crc", the last member
  * of every line, is that of the line before it: a line that does not fit its own, and a last one
- * without a newline, do not count.  A later line about a file replaces the earlier one.  "run" is
+ * without a newline, do not count.  A later line about a file replaces the earlier one.  "hidden" stands in
+ * the line of the block after which the states are, the last of those that were made together, and its
+ * file's number is that block's.  "folder" comes after the lines of all its files: without it the folder is
+ * made again, because a kill may have left files of it that no line names.  Journals from before there
+ * were such lines are read like that of a run that was killed there.  "run" is
  * who wrote the line: once another has resumed the run, lines of the one before count no more, so
  * that a process that was thought dead changes nothing.  Keys that are not known are ignored. */
 #ifndef MPRESS_JOURNAL_H
@@ -34,6 +39,7 @@ typedef struct mp_owner {
 
 typedef struct mp_journal {
     json_t *files;       /* {"blocks/00000.h5": {"bytes": N, "crc32c": [..]}}; owned */
+    json_t *folders;     /* {"hf": true}: all files of it are among `files`; owned */
     json_t *facts;       /* {"ranks": ..}; owned */
     json_t *identity;    /* of the run; owned */
     int64_t hidden;      /* the block after which hidden states are there; -1 for none */
@@ -43,7 +49,7 @@ typedef struct mp_journal {
     size_t length;    /* bytes up to the last whole line */
 } mp_journal;
 
-/* Whether `dir` holds a journal of this program, or the beginning of one. */
+/* Whether `dir` holds a journal of this program. */
 mp_status mp_journal_is_there(const char *dir, int *there);
 
 /* Writers: rank 0 only; synced when they return.  `more` holds the other members of the line (NULL for
@@ -57,6 +63,10 @@ mp_status mp_journal_resume(const mp_owner *owner, const mp_journal *journal);
 
 /* MP_ERR_IO where another run has taken the directory over since.  Rank 0 only. */
 mp_status mp_journal_check_owner(const mp_owner *owner);
+
+/* After a failure `st`, whose message stays: whether what the owner has put there may be removed.  Rank 0
+ * only. */
+int mp_journal_is_owners(const mp_owner *owner, mp_status st);
 
 /* MP_ERR_FORMAT where the first line is damaged. */
 mp_status mp_journal_read(const char *dir, mp_journal *journal);

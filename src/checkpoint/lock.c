@@ -8,6 +8,7 @@
 #include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 /* "process 4711 on node17" */
@@ -41,16 +42,32 @@ static mp_status lock_open(int fd, const char *dir)
     return MP_OK;
 }
 
+/* Whether `path` still leads to the open file: a run that gives its directory back removes the file, and who
+ * had opened it before would lock what nobody else sees. */
+static int is_there(int fd, const char *path)
+{
+    struct stat mine, now;
+
+    return fstat(fd, &mine) == 0 && stat(path, &now) == 0 && mine.st_dev == now.st_dev &&
+           mine.st_ino == now.st_ino;
+}
+
 mp_status mp_lock_take(const char *dir, int *lock)
 {
+    enum { MOST_TRIES = 100 };
     char *path = NULL;
-    int fd;
+    int fd = -1, tries = 0;
     mp_status st;
 
     *lock = -1;
     MP_TRY(mp_path_join(dir, MP_LOCK_FILE, &path));
-    st = mp_file_open(path, O_RDWR | O_CREAT, &fd);
-    if (st == MP_OK) st = lock_open(fd, dir);
+    do {
+        if (fd >= 0) close(fd);
+        st = mp_file_open(path, O_RDWR | O_CREAT, &fd);
+        if (st == MP_OK) st = lock_open(fd, dir);
+    } while (st == MP_OK && !is_there(fd, path) && ++tries < MOST_TRIES);
+    if (st == MP_OK && tries == MOST_TRIES)
+        st = mp_fail(MP_ERR_IO, "%s: removed by others again and again", path);
     mp_free(path);
     if (st == MP_OK)
         *lock = fd;

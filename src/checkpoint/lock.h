@@ -9,7 +9,7 @@
 
 /* Takes DIR/lock, a lock of the system that ends with the process however that ends; the file stays.
  * MP_ERR_FORMAT where another run holds it.  A file system without locks is warned
- * of, and *lock is then -1. */
+ * of, and *lock then keeps nobody out. */
 mp_status mp_lock_take(const char *dir, int *lock);
 
 /* Says in the file who holds it. */

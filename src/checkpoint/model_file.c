@@ -81,7 +81,7 @@ static mp_status lay_out_model(hid_t file, const char *path, const void *context
     return link_all(file, path, c);
 }
 
-static mp_status write_file(const char *path, const contents *c)
+static mp_status write_file(const mp_owner *owner, const char *path, const contents *c)
 {
     enum { LINK_ROOM = 1 << 12 }; /* a link and the group it may need: under 1 KiB */
     int64_t room =
@@ -92,24 +92,26 @@ static mp_status write_file(const char *path, const contents *c)
     MP_TRY(mp_alloc((void **)&temporary, (int64_t)strlen(path) + 5, 1, 0, "a path"));
     sprintf(temporary, "%s.tmp", path);
     st = mp_writer_lay_out(temporary, room, lay_out_model, c);
-    if (st == MP_OK) st = mp_file_commit(temporary, path);
-    if (st != MP_OK) unlink(temporary);
+    if (st == MP_OK)
+        st = mp_writer_rename(owner, temporary, path);
+    else
+        unlink(temporary);
     mp_free(temporary);
     return st;
 }
 
-mp_status mp_model_file_write(const char *dir, int64_t n_blocks, const mp_source *source,
+mp_status mp_model_file_write(const mp_owner *owner, int64_t n_blocks, const mp_source *source,
                               const mp_rest *rest, const json_t *run)
 {
     char *path = NULL, *text = NULL;
     mp_status st;
 
-    MP_GO(mp_path_join(dir, MODEL_NAME, &path));
+    MP_GO(mp_path_join(owner->dir, MODEL_NAME, &path));
     MP_GO(mp_json_dump(run, 1, &text));
     {
         const contents c = {n_blocks, source, rest, text};
 
-        MP_GO(write_file(path, &c));
+        MP_GO(write_file(owner, path, &c));
     }
 out:
     mp_free(text);

@@ -4,14 +4,15 @@
 #define MPRESS_MODEL_FILE_H
 
 #include "h5.h"
+#include "journal.h"
 #include "rest.h"
 
 #include <jansson.h>
 
-/* Writes DIR/model.h5 in one step.  A tensor's Hugging Face name is its path in this file with dots
+/* Writes model.h5 of the owner's directory in one step, if it is still the owner's.  A tensor's Hugging Face name is its path in this file with dots
  * for the slashes: blocks are linked as "model.layers.N", other tensors one by one.  Rank 0
  * only. */
-mp_status mp_model_file_write(const char *dir, int64_t n_blocks, const mp_source *source,
+mp_status mp_model_file_write(const mp_owner *owner, int64_t n_blocks, const mp_source *source,
                               const mp_rest *rest, const json_t *run);
 
 /* Reads it back; *run (NULL: not wanted) is ended by json_decref.  MP_ERR_FORMAT for another format

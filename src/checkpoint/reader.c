@@ -9,6 +9,7 @@
 #include "model_file.h"
 #include "mpress/fileio.h"
 #include "mpress/memory.h"
+#include "reader.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -18,32 +19,9 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-typedef struct stored_file {
-    char *path;
-    int fd;
-    int64_t size;
-} stored_file;
-
-typedef struct stored_tensor {
-    mp_tensor_info info; /* info.name is owned */
-    int64_t file, offset;
-} stored_tensor;
-
-/* The model; its blocks that are there; what was measured at the states of all blocks. */
-typedef enum content { MODEL, BLOCKS, STATES } content;
-
-typedef struct reader {
-    char *dir;
-    content what;
-    stored_file *files; /* [n_files]: the blocks, then the rest */
-    int64_t n_files;
-    stored_tensor *tensors; /* [room], in the order of names */
-    int64_t count, room;
-} reader;
-
-static void reader_close(void *self)
+void mp_reader_close(void *self)
 {
-    reader *r = self;
+    mp_reader *r = self;
 
     if (r == NULL) return;
     for (int64_t f = 0; r->files != NULL && f < r->n_files; f++) {
@@ -59,39 +37,41 @@ static void reader_close(void *self)
 
 static const mp_tensor_info *reader_at(void *self, int64_t index)
 {
-    const reader *r = self;
+    const mp_reader *r = self;
 
     return &r->tensors[index].info;
 }
 
 static mp_status reader_read(void *self, int64_t index, int64_t begin, int64_t length, void *to)
 {
-    const reader *r = self;
-    const stored_tensor *t = &r->tensors[index];
-    const stored_file *file = &r->files[t->file];
+    const mp_reader *r = self;
+    const mp_stored_tensor *t = &r->tensors[index];
+    mp_stored_file *file = &r->files[t->file];
     int64_t bytes = mp_tensor_bytes(&t->info);
 
     if (begin < 0 || length < 0 || length > bytes || begin > bytes - length)
         return mp_fail(MP_ERR_INTERNAL, "%s: tensor \"%s\": %lld bytes at %lld, but it has %lld",
                        file->path, t->info.name, (long long)length, (long long)begin,
                        (long long)bytes);
+    if (file->fd < 0) MP_TRY(mp_file_open(file->path, O_RDONLY, &file->fd));
     return mp_file_pread(file->fd, file->path, to, (size_t)length, (uint64_t)(t->offset + begin));
 }
 
 static void reader_prefetch(void *self, int64_t index)
 {
-    const reader *r = self;
-    const stored_tensor *t = &r->tensors[index];
+    const mp_reader *r = self;
+    const mp_stored_tensor *t = &r->tensors[index];
+    mp_stored_file *file = &r->files[t->file];
 
-    (void)posix_fadvise(r->files[t->file].fd, t->offset, mp_tensor_bytes(&t->info),
-                        POSIX_FADV_WILLNEED);
+    if (file->fd < 0 && mp_file_open(file->path, O_RDONLY, &file->fd) != MP_OK) return;
+    (void)posix_fadvise(file->fd, t->offset, mp_tensor_bytes(&t->info), POSIX_FADV_WILLNEED);
 }
 
 /* Room for one more. */
-static mp_status grow(reader *r)
+static mp_status grow(mp_reader *r)
 {
     int64_t room = r->room > 0 ? 2 * r->room : 256;
-    stored_tensor *larger = NULL;
+    mp_stored_tensor *larger = NULL;
 
     if (r->count < r->room) return MP_OK;
     MP_TRY(MP_NEW(larger, room, "the list of tensors"));
@@ -104,7 +84,7 @@ static mp_status grow(reader *r)
 
 /* Where the walk through a file is. */
 typedef struct walk {
-    reader *r;
+    mp_reader *r;
     int64_t file;
     const char *prefix; /* "model.layers.3." or "" */
     int is_block;
@@ -118,10 +98,10 @@ static int ends_in(const char *name, const char *ending)
 }
 
 /* Whether a data set of a block is asked for: masks belong to nobody. */
-static int is_wanted(const reader *r, const char *name)
+static int is_wanted(const mp_reader *r, const char *name)
 {
     if (ends_in(name, ".mask")) return 0;
-    return ends_in(name, ".in_sum2") == (r->what == STATES);
+    return ends_in(name, ".in_sum2") == (r->what == MP_STATES);
 }
 
 /* What is kept with the linear map that packed codes belong to. */
@@ -146,9 +126,9 @@ static mp_status read_packing(hid_t group, const char *path, const char *name, m
 /* Takes data set `name` ("self_attn.q_proj.weight") of a group into the list. */
 static mp_status add_set(const walk *w, hid_t group, hid_t set, const char *name)
 {
-    reader *r = w->r;
-    const stored_file *file = &r->files[w->file];
-    stored_tensor t = {.file = w->file};
+    mp_reader *r = w->r;
+    const mp_stored_file *file = &r->files[w->file];
+    mp_stored_tensor t = {.file = w->file};
     size_t length = strlen(name);
     char *full = NULL;
     int64_t bytes;
@@ -216,7 +196,7 @@ static mp_status walk_group(const walk *w, hid_t group, const char *group_name)
     return MP_OK;
 }
 
-static mp_status open_plain(stored_file *file, int64_t bytes)
+static mp_status open_plain(mp_stored_file *file, int64_t bytes)
 {
     struct stat info;
 
@@ -232,7 +212,7 @@ static mp_status open_plain(stored_file *file, int64_t bytes)
 /* The tensors of one file, of `bytes` by the journal. */
 static mp_status read_file(const walk *w, int64_t bytes)
 {
-    stored_file *file = &w->r->files[w->file];
+    mp_stored_file *file = &w->r->files[w->file];
     hid_t h5 = -1;
     mp_status st;
 
@@ -243,7 +223,7 @@ static mp_status read_file(const walk *w, int64_t bytes)
     return mp_h5_close(file->path, &h5, st);
 }
 
-static mp_status read_block(reader *r, int64_t block, int64_t bytes)
+static mp_status read_block(mp_reader *r, int64_t block, int64_t bytes)
 {
     char prefix[256];
     const walk w = {.r = r, .file = block, .prefix = prefix, .is_block = 1};
@@ -253,7 +233,7 @@ static mp_status read_block(reader *r, int64_t block, int64_t bytes)
     return read_file(&w, bytes);
 }
 
-static mp_status read_rest(reader *r, const mp_journal *journal)
+static mp_status read_rest(mp_reader *r, const mp_journal *journal)
 {
     const walk w = {.r = r, .file = r->n_files - 1, .prefix = ""};
 
@@ -263,17 +243,18 @@ static mp_status read_rest(reader *r, const mp_journal *journal)
 
 static int by_name(const void *left, const void *right)
 {
-    return strcmp(((const stored_tensor *)left)->info.name,
-                  ((const stored_tensor *)right)->info.name);
+    return strcmp(((const mp_stored_tensor *)left)->info.name,
+                  ((const mp_stored_tensor *)right)->info.name);
 }
 
-static mp_status sort_tensors(reader *r)
+static mp_status sort_tensors(mp_reader *r)
 {
     if (r->count == 0)
         return mp_fail(MP_ERR_FORMAT,
-                       r->what == STATES ? "%s: the run has measured nothing: it was made without "
-                                           "--calib, or by an earlier version"
-                                         : "%s: no tensor in the checkpoint",
+                       r->what == MP_STATES
+                           ? "%s: the run has measured nothing: it was made without "
+                             "--calib, or by an earlier version"
+                           : "%s: no tensor in the checkpoint",
                        r->dir);
     qsort(r->tensors, (size_t)r->count, sizeof *r->tensors, by_name);
     for (int64_t i = 1; i < r->count; i++)
@@ -302,7 +283,7 @@ static mp_status check_complete(const char *dir, int64_t n_blocks, const mp_jour
     return MP_OK;
 }
 
-static mp_status read_all(reader *r)
+static mp_status read_all(mp_reader *r)
 {
     mp_journal journal;
     int64_t n_blocks = 0;
@@ -310,58 +291,74 @@ static mp_status read_all(reader *r)
 
     MP_TRY(mp_model_file_read(r->dir, &n_blocks, NULL));
     MP_TRY(mp_journal_read(r->dir, &journal));
-    if (r->what != BLOCKS) MP_GO(check_complete(r->dir, n_blocks, &journal));
+    if (r->what != MP_BLOCKS) MP_GO(check_complete(r->dir, n_blocks, &journal));
     MP_GO(MP_NEW(r->files, n_blocks + 1, "the files of a checkpoint"));
     r->n_files = n_blocks + 1;
     for (int64_t f = 0; f < r->n_files; f++) r->files[f].fd = -1;
     for (int64_t b = 0; b < n_blocks; b++)
         if (mp_journal_block(&journal, b) >= 0)
             MP_GO(read_block(r, b, mp_journal_block(&journal, b)));
-    if (r->what == MODEL) MP_GO(read_rest(r, &journal));
+    if (r->what == MP_MODEL) MP_GO(read_rest(r, &journal));
     MP_GO(sort_tensors(r));
 out:
     mp_journal_free(&journal);
     return st;
 }
 
-static mp_status open_source(const char *dir, content what, mp_source **source)
+mp_status mp_reader_source(mp_reader *reader, mp_source **source)
 {
-    reader *r = NULL;
     mp_source *made = NULL;
+
+    MP_TRY(MP_NEW(made, 1, "a source of tensors"));
+    *made = (mp_source){.self = reader,
+                        .path = reader->dir,
+                        .count = reader->count,
+                        .at = reader_at,
+                        .read = reader_read,
+                        .prefetch = reader_prefetch,
+                        .close = mp_reader_close};
+    *source = made;
+    return MP_OK;
+}
+
+mp_status mp_reader_open(const char *dir, mp_content what, mp_reader **reader)
+{
+    mp_reader *r = NULL;
     mp_status st;
 
-    MP_GO(MP_NEW(made, 1, "a source of tensors"));
     MP_GO(MP_NEW(r, 1, "a source of tensors"));
     MP_GO(mp_strdup(dir, &r->dir));
     r->what = what;
     MP_GO(read_all(r));
-    *made = (mp_source){.self = r,
-                        .path = r->dir,
-                        .count = r->count,
-                        .at = reader_at,
-                        .read = reader_read,
-                        .prefetch = reader_prefetch,
-                        .close = reader_close};
-    *source = made;
-    made = NULL;
+    *reader = r;
     r = NULL;
 out:
-    mp_free(made);
-    reader_close(r);
+    mp_reader_close(r);
+    return st;
+}
+
+static mp_status open_source(const char *dir, mp_content what, mp_source **source)
+{
+    mp_reader *r = NULL;
+    mp_status st;
+
+    MP_TRY(mp_reader_open(dir, what, &r));
+    st = mp_reader_source(r, source);
+    if (st != MP_OK) mp_reader_close(r);
     return st;
 }
 
 mp_status mp_checkpoint_open(const char *dir, mp_source **source)
 {
-    return open_source(dir, MODEL, source);
+    return open_source(dir, MP_MODEL, source);
 }
 
 mp_status mp_checkpoint_open_blocks(const char *dir, mp_source **source)
 {
-    return open_source(dir, BLOCKS, source);
+    return open_source(dir, MP_BLOCKS, source);
 }
 
 mp_status mp_checkpoint_open_states(const char *dir, mp_source **source)
 {
-    return open_source(dir, STATES, source);
+    return open_source(dir, MP_STATES, source);
 }

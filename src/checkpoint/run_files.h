@@ -12,11 +12,12 @@ struct mp_checkpoint {
     mp_io *io; /* the ranks that see the directory; owned */
     char *dir;
     int64_t n_blocks;
-    mp_owner owner;     /* this process, as the one that writes */
-    mp_journal journal; /* what is there, whole; the same on all ranks */
-    int lock;           /* on rank 0; -1 where there is none */
-    int resumed;        /* an earlier run is continued */
-    json_t *hidden;     /* hidden states that wait for their block's line in the journal; owned */
+    mp_owner owner;       /* this process, as the one that writes */
+    mp_journal journal;   /* what is there, whole; the same on all ranks */
+    int lock;             /* on rank 0; -1 where there is none */
+    int resumed;          /* an earlier run is continued */
+    json_t *hidden;       /* hidden states that wait for their block's line in the journal; owned */
+    int64_t hidden_after; /* and that block */
 };
 
 /* Takes `file` of the directory into the journal: reads it back, adds a line `event` with its checksums

@@ -82,47 +82,49 @@ static mp_status make_record(const char *name, int64_t bytes, const int64_t *crc
     return mp_fail(MP_ERR_NOMEM, "%s: its checksums: out of memory", name);
 }
 
-/* io = NULL: alone. */
-static mp_status agree(const mp_io *io, mp_status st)
-{
-    return io != NULL ? mp_comm_agree(io->comm, st) : st;
-}
-
 /* The size that rank 0 has found, for the ranks that do not see the file; the others must have found the
  * same. */
 static mp_status agree_on_size(const mp_io *io, const char *path, int64_t *bytes)
 {
     int64_t found = *bytes;
 
-    if (io == NULL) return MP_OK;
     MP_TRY(mp_comm_tell(io->comm, bytes, sizeof *bytes, 0));
     if (io->place < 0) found = *bytes;
     return mp_comm_same(io->comm, found, path);
 }
 
+/* With several hosts what is read back must be what the others see.  Every rank writes into every segment, so
+ * no choice of the reader avoids that it finds its own part in its host's memory: the host forgets what
+ * it has of the file, as far as it is synced. */
+static void forget(const mp_io *io, int fd)
+{
+    if (io->comm->host_count > 1) (void)posix_fadvise(fd, 0, 0, POSIX_FADV_DONTNEED);
+}
+
 /* Opens the file where it is seen; its size is then known everywhere. */
 static mp_status prepare(const mp_io *io, const char *path, int *fd, int64_t *bytes)
 {
-    mp_status st = io == NULL || io->place >= 0 ? open_file(path, fd, bytes) : MP_OK;
+    mp_status st = io->place >= 0 ? open_file(path, fd, bytes) : MP_OK;
 
-    MP_TRY(agree(io, st));
+    MP_TRY(mp_comm_agree(io->comm, st));
+    if (*fd >= 0) forget(io, *fd);
     return agree_on_size(io, path, bytes);
 }
 
-static mp_status read_back(const mp_io *io, const char *path, const char *name, json_t **record)
+mp_status mp_segments_read(const mp_io *io, const char *path, const char *name, json_t **record)
 {
-    const turn mine = {io != NULL ? io->place : 0, io != NULL ? io->count : 1};
+    const turn mine = {io->place, io->count};
     int64_t bytes = 0, *crc = NULL;
     json_t *made = NULL;
     int fd = -1;
     mp_status st;
 
     MP_GO(prepare(io, path, &fd, &bytes));
-    MP_GO(agree(io, MP_NEW(crc, count_of(bytes), "checksums of a file")));
-    MP_GO(agree(io, mine.first >= 0 ? sum_mine(fd, path, bytes, mine, crc) : MP_OK));
-    if (io != NULL) MP_GO(mp_comm_sum_int(io->comm, crc, (int)count_of(bytes)));
+    MP_GO(mp_comm_agree(io->comm, MP_NEW(crc, count_of(bytes), "checksums of a file")));
+    MP_GO(mp_comm_agree(io->comm, mine.first >= 0 ? sum_mine(fd, path, bytes, mine, crc) : MP_OK));
+    MP_GO(mp_comm_sum_int(io->comm, crc, (int)count_of(bytes)));
     st = make_record(name, bytes, crc, &made);
-    MP_GO(agree(io, st));
+    MP_GO(mp_comm_agree(io->comm, st));
     *record = made;
     made = NULL;
 out:
@@ -130,16 +132,6 @@ out:
     if (fd >= 0) close(fd);
     mp_free(crc);
     return st;
-}
-
-mp_status mp_segments_read(const mp_io *io, const char *path, const char *name, json_t **record)
-{
-    return read_back(io, path, name, record);
-}
-
-mp_status mp_segments_read_alone(const char *path, const char *name, json_t **record)
-{
-    return read_back(NULL, path, name, record);
 }
 
 /* How the file differs from its record; NULL where it does not. */
@@ -172,11 +164,11 @@ mp_status mp_segments_check(const mp_io *io, const char *dir, const char *name,
 {
     char *path = NULL;
     json_t *found = NULL;
-    mp_status st = agree(io, mp_path_join(dir, name, &path));
+    mp_status st = mp_comm_agree(io->comm, mp_path_join(dir, name, &path));
 
     *what = NULL;
     if (st == MP_OK) {
-        st = read_back(io, path, name, &found);
+        st = mp_segments_read(io, path, name, &found);
         if (st == MP_ERR_IO || st == MP_ERR_FORMAT) { /* gone, or shorter than a moment ago */
             snprintf(text, 160, "%.150s", "cannot be read");
             *what = text;

@@ -162,7 +162,7 @@ mp_status mp_synth(const mp_comm *comm, const char *config, const char *dir, int
         const mp_source source = {
             .self = &m, .path = config, .count = m.count, .at = random_at, .read = random_read};
 
-        MP_GO(mp_hf_write(comm, &source, write_config, parsed, dir, 0));
+        MP_GO(mp_hf_write(comm, &source, write_config, parsed, dir, 0, NULL));
     }
 out:
     json_decref(parsed);

@@ -136,7 +136,8 @@ mp_status mp_writer_rename(const mp_owner *owner, const char *temporary, const c
     if (st == MP_OK) {
         st = mp_file_commit(temporary, path);
         /* renamed, but the directory could not be synced: it does not count */
-        if (st != MP_OK && !mp_path_exists(temporary)) unlink(path);
+        if (st != MP_OK && !mp_path_exists(temporary) && mp_journal_is_owners(owner, st))
+            unlink(path);
     }
     if (st != MP_OK) unlink(temporary);
     return st;

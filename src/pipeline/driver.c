@@ -98,37 +98,6 @@ static mp_status read_options(run *r)
     return expect_calibration(r);
 }
 
-static mp_status evaluate(run *r, const mp_source *source, mp_perplexity_result *result)
-{
-    double mark = mp_seconds();
-
-    if (r->job->eval == NULL) return MP_OK;
-    mp_stop_expect(INFINITY);
-    MP_TRY(mp_perplexity(r->comm, &r->arch, source, &r->evaluation, result));
-    mp_clock_lap(&r->runner.clock, MP_PHASE_EVAL, 0.0, &mark);
-    return MP_OK;
-}
-
-/* Of the dense model: kept, so that a resumed run need not measure the same windows again. */
-static mp_status evaluate_before(run *r)
-{
-    const json_t *noted = mp_checkpoint_noted(r->checkpoint, "before");
-    int64_t crc = r->comm->rank == 0 ? mp_windows_crc32c(&r->evaluation) : 0;
-
-    if (r->job->eval == NULL) return MP_OK;
-    MP_TRY(mp_comm_tell(r->comm, &crc, sizeof crc, 0));
-    if (noted != NULL && json_integer_value(json_object_get(noted, "crc")) == crc) {
-        r->before.nll = json_number_value(json_object_get(noted, "nll"));
-        r->before.perplexity = exp(r->before.nll);
-        r->before.windows = json_integer_value(json_object_get(noted, "windows"));
-        return MP_OK;
-    }
-    MP_TRY(evaluate(r, r->source, &r->before));
-    return mp_checkpoint_note(r->checkpoint, "before",
-                              json_pack("{s:I, s:f, s:I}", "crc", (json_int_t)crc, "nll",
-                                        r->before.nll, "windows", (json_int_t)r->before.windows));
-}
-
 /* Block b of the model into place k of a batch. */
 static mp_status load_block(run *r, int64_t b, int k, int skip[MP_MAX_LINEARS], mp_batch_item *item)
 {
@@ -246,24 +215,14 @@ static mp_status make_blocks(run *r)
 static mp_status export_hf(run *r, const mp_source *compressed, const char *assets)
 {
     double mark = mp_seconds();
-    char *target = NULL;
-    mp_status st;
 
-    if (r->job->no_export || mp_checkpoint_has(r->checkpoint, "hf/config.json")) return MP_OK;
-    st = mp_path_join(r->job->out, "hf", &target);
-    if (st == MP_OK && r->comm->rank == 0 && mp_checkpoint_resumed(r->checkpoint))
-        st = mp_path_remove(target); /* of a run that was killed, or damaged */
-    MP_GO(mp_comm_agree(r->comm, st));
-    st = mp_export(r->comm, compressed, assets, target, MP_EXPORT_AUTO, 0);
-    if (st != MP_OK)
-        MP_GO(mp_fail(
-            st, "%s; the checkpoint %s is complete: 'mpress export %s DIR' writes it elsewhere",
-            mp_error_message(), r->job->out, r->job->out));
-    MP_GO(mp_checkpoint_add_folder(r->checkpoint, "hf"));
+    if (r->job->no_export || mp_checkpoint_has_folder(r->checkpoint, "hf")) return MP_OK;
+    if (mp_checkpoint_has(r->checkpoint, "hf/config.json"))
+        mp_log(MP_LOG_INFO, "%s/hf: not all of its files have checksums: it is written again",
+               r->job->out);
+    MP_TRY(mp_checkpoint_export(r->checkpoint, compressed, assets));
     mp_clock_lap(&r->runner.clock, MP_PHASE_EXPORT, 0.0, &mark);
-out:
-    mp_free(target);
-    return st;
+    return MP_OK;
 }
 
 /* What comes after the last block: perplexity of what was written, export, the journal's end. */
@@ -276,10 +235,10 @@ static mp_status finish(run *r)
     mp_runner_close(&r->runner); /* the evaluation needs a block and hidden states of its own */
     mp_hidden_free(r->runner.hidden);
     r->runner.hidden = NULL;
-    MP_GO(mp_model_share(r->comm, r->job->out, mp_checkpoint_io(r->checkpoint), &compressed,
-                         &assets));
+    MP_GO(mp_comm_agree(r->comm, mp_path_join(r->job->out, "assets", &assets)));
+    MP_GO(mp_checkpoint_share_model(r->checkpoint, &compressed));
     MP_GO(mp_comm_agree(r->comm, mp_model_size_of(compressed, &r->size)));
-    MP_GO(evaluate(r, compressed, &r->after));
+    MP_GO(run_evaluate(r, "after", compressed, &r->after));
     MP_GO(report_write(r)); /* should the export fail, the run is complete without it */
     MP_GO(export_hf(r, compressed, assets));
     MP_GO(report_finish(r));
@@ -321,13 +280,6 @@ static mp_status measure_rate(run *r)
     return mp_comm_sum(r->comm, &r->gemm_flops, 1);
 }
 
-/* Whether an earlier run has left nothing to do. */
-static int is_done(const run *r)
-{
-    return mp_checkpoint_is_finished(r->checkpoint) &&
-           (r->job->no_export || mp_checkpoint_has(r->checkpoint, "hf/config.json"));
-}
-
 /* Whether what the run needs is there: before OUT is begun, so that nothing is written in vain.  An OUT with
  * an earlier run may need none of it: there, once it is known what is left to do. */
 static mp_status afford(run *r)
@@ -350,18 +302,13 @@ static mp_status carry_out(run *r)
     double mark = r->started;
 
     MP_TRY(resume_open(r));
-    if (is_done(r)) {
-        mp_log(MP_LOG_INFO, "%s: finished already, by the same options; every file is whole",
-               r->job->out);
-        return MP_OK;
-    }
     MP_TRY(stopping_open(r));
     MP_TRY(resume_recall(r));
     if (r->has_earlier) MP_TRY(afford(r));
     MP_TRY(measure_rate(r));
     MP_TRY(report_start(r));
     mp_clock_lap(&r->runner.clock, MP_PHASE_START, 0.0, &mark);
-    MP_TRY(evaluate_before(r));
+    MP_TRY(run_evaluate(r, "before", r->source, &r->before));
     MP_TRY(make_blocks(r));
     return finish(r);
 }
@@ -369,6 +316,7 @@ static mp_status carry_out(run *r)
 mp_status mp_compress(const mp_comm *comm, const mp_job *job)
 {
     run r = {.comm = comm, .job = job, .started = mp_seconds()};
+    int is_done = 0;
     mp_status st;
 
     r.runner.comm = comm;
@@ -378,6 +326,8 @@ mp_status mp_compress(const mp_comm *comm, const mp_job *job)
     MP_GO(run_open_model(&r));
     MP_GO(run_identify(&r));
     MP_GO(run_draw_windows(&r));
+    MP_GO(resume_is_done(&r, &is_done));
+    if (is_done) goto out;
     MP_GO(find_earlier_run(&r));
     if (!r.has_earlier) MP_GO(afford(&r));
     MP_GO(run_check_outside_blocks(&r));

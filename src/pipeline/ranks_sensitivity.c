@@ -106,16 +106,14 @@ static mp_status make_factors(run *r, const table *t, const char *dir, mp_source
 {
     json_t *record = report_identity(r);
     mp_checkpoint *checkpoint = NULL;
-    char *assets = NULL;
     mp_status st;
 
     MP_GO(
         mp_checkpoint_create(r->comm, dir, r->assets, &r->arch, r->source, record, 0, &checkpoint));
     MP_GO(write_factors(r, t, checkpoint));
-    MP_GO(mp_model_share(r->comm, dir, mp_checkpoint_io(checkpoint), factors, &assets));
+    MP_GO(mp_checkpoint_share_model(checkpoint, factors));
 out:
     mp_checkpoint_free(checkpoint);
-    mp_free(assets);
     json_decref(record);
     return st;
 }

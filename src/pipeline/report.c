@@ -404,6 +404,7 @@ static mp_status write_report(const run *r, const mp_clock_summary *s, int64_t m
     json_object_set_new(report, "peak_bytes", json_integer((json_int_t)peak));
     MP_GO(mp_json_dump(report, 0, &text));
     MP_GO(mp_path_join(r->job->out, "report.json", &path));
+    MP_GO(mp_checkpoint_check_owner(r->checkpoint));
     MP_GO(mp_file_write(path, text, strlen(text)));
 out:
     json_decref(report);

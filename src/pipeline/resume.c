@@ -51,9 +51,40 @@ mp_status resume_options(run *r)
     return mp_fail(MP_ERR_ARG, "--hidden-dtype %s: expected fp32 or bf16", dtype);
 }
 
+static int has_all(const run *r, const mp_checkpoint *there)
+{
+    mp_perplexity_result result;
+
+    return (r->job->no_export || mp_checkpoint_has_folder(there, "hf")) &&
+           (r->job->eval == NULL || (run_recall_perplexity(r, there, "before", &result) &&
+                                     run_recall_perplexity(r, there, "after", &result)));
+}
+
+mp_status resume_is_done(const run *r, int *is_done)
+{
+    json_t *record = report_identity(r), *report = NULL;
+    mp_checkpoint *there = NULL;
+    mp_status st = MP_OK;
+
+    *is_done = 0;
+    if (r->start != MP_START_RESUME && r->start != MP_START_REQUIRE) goto out;
+    MP_GO(mp_checkpoint_find_finished(r->comm, r->job->out, &r->arch, record, &there));
+    if (there == NULL || !has_all(r, there)) goto out;
+    MP_GO(mp_checkpoint_verify(r->comm, r->job->out, &report));
+    *is_done = json_array_size(json_object_get(report, "damaged")) == 0 &&
+               json_integer_value(json_object_get(report, "bad_journal_line")) == 0;
+    if (*is_done)
+        mp_log(MP_LOG_INFO, "%s: finished already, by the same options; every file is whole",
+               r->job->out);
+out:
+    mp_checkpoint_free(there);
+    json_decref(record);
+    json_decref(report);
+    return st;
+}
+
 static void say_resumed(const run *r)
 {
-    if (mp_checkpoint_is_finished(r->checkpoint)) return;
     mp_log(MP_LOG_INFO, "%s: going on with an earlier run: %lld of %lld blocks are there",
            r->job->out, (long long)r->kept_blocks, (long long)r->arch.n_blocks);
 }
@@ -174,16 +205,28 @@ mp_status resume_recall(run *r)
                         (size_t)(r->arch.n_blocks * r->arch.n_states) * sizeof *r->states, 0);
 }
 
+/* States that cannot be read are no loss: the blocks that are there make them again from the embedded
+ * windows, which a read that failed half way has written over. */
+static mp_status embed_again(run *r, mp_status st)
+{
+    if (st != MP_ERR_IO && st != MP_ERR_FORMAT) return st;
+    mp_log(MP_LOG_WARNING, "%s: hidden states go through the blocks that are there",
+           mp_error_message());
+    return run_embed(r);
+}
+
 mp_status resume_hidden(run *r, int64_t *first)
 {
     int64_t missing = 0, saved = mp_checkpoint_hidden_block(r->checkpoint);
     double mark = mp_seconds();
+    mp_status st;
 
     *first = 0;
     if (r->runner.hidden == NULL) return MP_OK;
     while (missing < r->arch.n_blocks && mp_checkpoint_has_block(r->checkpoint, missing)) missing++;
     if (saved < 0 || saved >= missing) return MP_OK; /* those of a later block are of no use */
-    MP_TRY(mp_checkpoint_get_hidden(r->checkpoint, r->runner.hidden));
+    st = mp_checkpoint_get_hidden(r->checkpoint, r->runner.hidden);
+    if (st != MP_OK) return embed_again(r, st);
     mp_clock_lap(&r->runner.clock, MP_PHASE_READ, 0.0, &mark);
     mp_log(MP_LOG_INFO, "hidden states after block %lld are read back", (long long)saved + 1);
     *first = saved + 1;
@@ -224,6 +267,7 @@ mp_status resume_save_hidden(run *r, int64_t b)
     double start = mp_seconds();
 
     if (r->runner.hidden == NULL || r->save.every == 0 || b + 1 == r->arch.n_blocks) return MP_OK;
+    if (b <= mp_checkpoint_hidden_block(r->checkpoint)) return MP_OK; /* a damaged one made again */
     if (r->save.every > 0 && b - r->save.last < r->save.every) return MP_OK;
     MP_TRY(mp_checkpoint_put_hidden(r->checkpoint, b, r->runner.hidden_dtype, r->runner.hidden));
     r->save.last = b;

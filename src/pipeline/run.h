@@ -40,6 +40,7 @@ typedef struct run {
     mp_bos bos;
     mp_model_io model_io;
     mp_windows calibration, evaluation; /* tokens on rank 0 only; counts on all */
+    int64_t evaluation_crc;             /* of their tokens */
     mp_perplexity_result before, after; /* windows = 0: not evaluated */
     mp_model_size size;                 /* of the finished model */
     mp_runner runner;
@@ -108,6 +109,15 @@ mp_status run_keep_windows(const run *r);
  * Collective; agreed. */
 mp_status run_embed(run *r);
 
+/* run_evaluate.c: the perplexity of `source` on the windows of --eval, if there are any: as an earlier run has
+ * noted it under `name`, or measured, and noted.  Collective; agreed. */
+mp_status run_evaluate(run *r, const char *name, const mp_source *source,
+                       mp_perplexity_result *result);
+
+/* What was noted of the same windows; 0 if nothing was.  Local; the same on all ranks. */
+int run_recall_perplexity(const run *r, const mp_checkpoint *from, const char *name,
+                          mp_perplexity_result *result);
+
 /* afford.c: MP_ERR_NOFIT where a rank will not fit --mem-per-rank, or the ranks of a host its free memory.
  * The windows are drawn.  Collective; agreed. */
 mp_status run_afford(run *r);
@@ -127,6 +137,10 @@ mp_status stopping_say(const run *r, mp_status st);
 
 /* resume.c: --resume, --save-hidden, --hidden-dtype; MP_ERR_ARG. */
 mp_status resume_options(run *r);
+
+/* resume.c: whether an earlier run has done all that is asked for, and its files are whole; says so.  Only
+ * looks: OUT need not be writable.  Collective; agreed. */
+mp_status resume_is_done(const run *r, int *is_done);
 
 /* resume.c: OUT begun, or an earlier run in it continued.  Collective; agreed. */
 mp_status resume_open(run *r);

@@ -53,7 +53,8 @@ mp_status run_draw_windows(run *r)
                     job->eval_seqlen > 0 ? job->eval_seqlen : r->calibration.seqlen,
                     mp_corpus_evaluation, &r->evaluation));
     record_windows(r);
-    return MP_OK;
+    r->evaluation_crc = r->comm->rank == 0 ? mp_windows_crc32c(&r->evaluation) : 0;
+    return mp_comm_tell(r->comm, &r->evaluation_crc, sizeof r->evaluation_crc, 0);
 }
 
 mp_status run_keep_windows(const run *r)
@@ -65,6 +66,7 @@ mp_status run_keep_windows(const run *r)
     if (r->job->calib == NULL || mp_checkpoint_has(r->checkpoint, file)) return MP_OK;
     if (r->comm->rank == 0) {
         st = mp_path_join(r->job->out, file, &path);
+        if (st == MP_OK) st = mp_checkpoint_check_owner(r->checkpoint);
         if (st == MP_OK) st = mp_windows_write(path, &r->calibration);
         mp_free(path);
     }

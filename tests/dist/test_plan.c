@@ -170,7 +170,7 @@ Test(plan, compress_refuses_what_will_not_fit_before_it_begins, .timeout = 120)
     places_make(scratch);
     launch(&o, 2, "compress $M $S/out --sparsity 2:4 --mem-per-rank 20M" CALIB);
     cr_expect_eq(o.code, 64);
-    cr_expect(strstr(o.text, "--mem-per-rank: 0.02 GiB, but a rank needs") != NULL, "%s", o.text);
+    cr_expect(strstr(o.text, "--mem-per-rank: 20.00 MiB, but a rank needs") != NULL, "%s", o.text);
     expect_true("test ! -e $S/out");
     launch(&o, 1, "compress $M $S/out --sparsity 2:4 --mem-per-rank much" CALIB);
     cr_expect_eq(o.code, 64);

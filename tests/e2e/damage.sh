@@ -16,8 +16,10 @@ run() { # ranks, command; what it says goes to log
     "$mpiexec" --bind-to none -n "$ranks" "$mpress" "$@" >"$scratch/log" 2>&1
 }
 compress() {
-    run "$1" compress "$model" "$scratch/out" --sparsity 2:4 --calib "$model/sample-calib.jsonl" \
-        --nsamples 6 --seqlen 128
+    local ranks=$1
+    shift
+    run "$ranks" compress "$model" "$scratch/out" --sparsity 2:4 --calib "$model/sample-calib.jsonl" \
+        --nsamples 6 --seqlen 128 "$@"
 }
 fail() {
     echo "$*" >&2
@@ -56,6 +58,22 @@ for file in model.h5 blocks/rest.h5 blocks/00000.h5 blocks/00003.h5 assets/confi
     done
     echo "$file: named, and made again"
 done
+
+# a run that was killed when not all files of hf/ were in the journal yet: what is not there may be anything
+sed -i '/"file":"hf\/model.safetensors"/,$d' "$scratch/out/journal.jsonl"
+flip "$scratch/out/hf/model.safetensors"
+compress 2 || fail "a run that was killed at its export is not gone on with"
+grep -q "hf: not all of its files have checksums" "$scratch/log" || fail "nothing is said of hf/"
+for made in hf/*; do
+    cmp -s "$made" "$scratch/out/$made" || fail "a run that was killed at its export: $made differs"
+done
+run 2 inspect --verify "$scratch/out" || fail "a run that was killed at its export is damaged in the end"
+# and the same for assets/, which the model is read with
+sed -i '/"file":"assets\/tokenizer.json"\|"folder":"assets"/d' "$scratch/out/journal.jsonl"
+flip "$scratch/out/assets/tokenizer.json"
+compress 2 --no-export || fail "a run that was killed when it copied assets/ is not gone on with"
+cmp -s assets/tokenizer.json "$scratch/out/assets/tokenizer.json" || fail "assets/tokenizer.json differs"
+echo "folders that are in the journal in part: made again"
 
 # without its first line a journal says nothing
 flip "$scratch/out/journal.jsonl" 100

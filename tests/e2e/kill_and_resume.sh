@@ -28,6 +28,25 @@ started=$(date +%s%N)
 took=$((($(date +%s%N) - started) / 1000000))
 echo "left alone: $took ms"
 
+# first at moments that are chosen: where the n-th file cannot be given its name
+for nth in 13 14 15 16; do
+    code=0
+    (MPRESS_FAULT=rename:rank=0:nth=$nth compress 2 "$scratch/cut" "$@") 2>"$scratch/log" || code=$?
+    had=$(blocks_of "$scratch/cut" | wc -l)
+    if [ "$code" -ne 74 ] || [ "$had" -lt 1 ] || [ "$had" -gt 5 ]; then
+        cat "$scratch/log" >&2
+        echo "cut off at rename $nth: exit code $code, $had blocks" >&2
+        exit 1
+    fi
+    # a first block that has to be made again must not take the place of the states after later ones
+    [ "$nth" -ne 16 ] || printf x | dd of="$scratch/cut/blocks/00000.h5" bs=1 seek=5000 conv=notrunc status=none
+    (compress $((nth % 4 + 1)) "$scratch/cut" "$@") 2>"$scratch/log" || { cat "$scratch/log" >&2; exit 1; }
+    cmp "$scratch/alone/hf/model.safetensors" "$scratch/cut/hf/model.safetensors"
+    grep -o 'hidden/[0-9]*' "$scratch/cut/journal.jsonl" | sort -c
+    echo "cut off at rename $nth with $had blocks: $(grep -c 'is there already' "$scratch/log" || true) of them replayed"
+    rm -rf "$scratch/cut"
+done
+
 killed=0 before=0 runs=0
 while [ "$killed" -lt "$kills" ] && [ "$runs" -lt $((3 * kills)) ]; do
     ranks=$((runs++ % 4 + 1))
@@ -41,6 +60,7 @@ while [ "$killed" -lt "$kills" ] && [ "$runs" -lt $((3 * kills)) ]; do
         killed=$((killed + 1))
     else
         took=$((took * 3 / 4)) # it was over before: the machine was busier when the first run was timed
+        wait "$session" || { cat "$scratch/log" >&2; exit 1; }
     fi
     { wait "$session"; } 2>/dev/null || true
     while pgrep -s "$session" >/dev/null; do sleep 0.01; done

@@ -89,8 +89,30 @@ for block in "$scratch"/alone/blocks/*.h5; do
 done
 echo "a second run was refused; the first ended with the bytes of the one that was left alone"
 
-(compress 2) >"$scratch/log" 2>&1 || fail "a finished run is an error"
-grep -q "finished already" "$scratch/log" || fail "nothing is said of the finished run"
+as_it_was() { # what is asked for is there: one line, and nothing is touched
+    cp "$out/journal.jsonl" "$scratch/journal"
+    (compress 3 "$@") >"$scratch/log" 2>&1 || fail "a finished run is an error"
+    [ "$(grep -vc "mpress: 3 ranks" "$scratch/log")" -eq 1 ] && grep -q "finished already" "$scratch/log" ||
+        fail "expected one line for a finished run"
+    cmp "$scratch/journal" "$out/journal.jsonl"
+}
+before() { # perplexity of the dense model, as the report has it
+    grep '"before": [0-9]' "$out/report.json"
+}
+as_it_was
+# an evaluation that it has not is made; the same tokens in other windows are another evaluation
+for windows in "32 8" "128 2"; do
+    # shellcheck disable=SC2086
+    set -- --eval "$model/sample-eval.jsonl" --eval-seqlen ${windows% *} --max-windows ${windows#* }
+    (compress 2 "$@") >"$scratch/log" 2>&1 || fail "a finished run is not evaluated"
+    grep -q "perplexity .* on ${windows#* } windows of ${windows% *} tokens" "$scratch/log" || fail "no perplexity"
+    before >"$scratch/before.${windows#* }" || fail "no perplexity in the report"
+    as_it_was "$@"
+done
+if cmp -s "$scratch"/before.*; then fail "the perplexity of other windows"; fi
+as_it_was
+set --
+echo "a finished run is evaluated when asked to, and otherwise left alone"
 code=0
 (compress 2 --damp 0.02) >"$scratch/log" 2>&1 || code=$?
 [ "$code" -eq 65 ] || fail "another identity ended with $code"
