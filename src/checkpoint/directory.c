@@ -213,7 +213,9 @@ static mp_status settle(const mp_owner *owner, const char *const *reads, int n_r
 
     if (!is_fresh(owner->dir)) {
         if (start == MP_START_NEW)
-            return mp_fail(MP_ERR_FORMAT, "%s: holds another run (--overwrite removes it)",
+            return mp_fail(MP_ERR_FORMAT,
+                           "%s: holds a run, and --resume never does not go on with one "
+                           "(--overwrite removes it)",
                            owner->dir);
         if (start != MP_START_OVERWRITE) MP_TRY(take_over(owner, identity, &claim->resumed));
         if (claim->resumed) return MP_OK;

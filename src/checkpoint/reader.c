@@ -274,10 +274,11 @@ static mp_status check_complete(const char *dir, int64_t n_blocks, const mp_jour
         if (mp_journal_block(journal, b) < 0 && first < 0) first = b;
     }
     if (first >= 0)
-        return mp_fail(MP_ERR_FORMAT,
-                       "%s: the run is not finished: %lld of %lld blocks are there, block %lld is "
-                       "missing",
-                       dir, (long long)done, (long long)n_blocks, (long long)first);
+        return mp_fail(
+            MP_ERR_FORMAT,
+            "%s: the run is not finished: %lld of %lld blocks are there, blocks/%05lld.h5 "
+            "is missing",
+            dir, (long long)done, (long long)n_blocks, (long long)first);
     if (mp_journal_bytes(journal, MP_REST_FILE) < 0)
         return mp_fail(MP_ERR_FORMAT, "%s: the journal does not name %s", dir, MP_REST_FILE);
     return MP_OK;

@@ -6,6 +6,7 @@
 #include <math.h>
 #include <signal.h>
 #include <stdio.h>
+#include <string.h>
 #include <time.h>
 
 static volatile sig_atomic_t usr1_came, term_came;
@@ -15,7 +16,7 @@ static struct {
     int is_ruled;
     double expected; /* end of the work under way */
     double asked;    /* when a request was first seen; 0: none yet */
-    char by[64];     /* who asked */
+    char by[128];    /* who asked */
 } state = {.expected = INFINITY};
 
 static void note_signal(int number)
@@ -102,14 +103,30 @@ static double left_of_limit(void)
     return state.rules.started + state.rules.max_seconds - mp_seconds();
 }
 
+/* Work that will not be done in what is left of the time is named: a longer limit would have done it. */
+static void say_too_long(double needed, double left)
+{
+    char takes[32], remains[32];
+    size_t used = strlen(state.by);
+
+    if (isfinite(needed) && left > 0.0 && needed > left)
+        snprintf(state.by + used, sizeof state.by - used,
+                 " (the next step takes about %s, %s are left)", mp_duration(needed, takes),
+                 mp_duration(left, remains));
+}
+
 /* Between commits any request stops; before one only what cannot be finished in time does. */
 static int decide(int seen, int between, double needed)
 {
     note_request(seen);
-    if (state.asked > 0.0 && (between || needed > left_of_request(seen))) return 1;
+    if (state.asked > 0.0 && (between || needed > left_of_request(seen))) {
+        if (!between) say_too_long(needed, left_of_request(seen));
+        return 1;
+    }
     if (needed <= left_of_limit()) return 0;
     if (isinf(needed) && left_of_limit() > state.rules.grace) return 0;
     if (state.asked == 0.0) snprintf(state.by, sizeof state.by, "--max-time");
+    say_too_long(needed, left_of_limit());
     return 1;
 }
 

@@ -85,6 +85,9 @@ mp_status stopping_say(const run *r, mp_status st)
         there += mp_checkpoint_has_block(r->checkpoint, b);
     snprintf(why, sizeof why, "%.150s", mp_error_message());
     return mp_fail(MP_ERR_STOPPED,
-                   "%s: %s: %lld of %lld blocks are there; the same command goes on", r->job->out,
-                   why, (long long)there, (long long)r->arch.n_blocks);
+                   "%s: %s: %lld of %lld blocks are there; the same command%s goes on", r->job->out,
+                   why, (long long)there, (long long)r->arch.n_blocks,
+                   r->start == MP_START_OVERWRITE ? " without --overwrite"
+                   : r->start == MP_START_NEW     ? " without --resume never"
+                                                  : "");
 }

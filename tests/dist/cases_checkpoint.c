@@ -139,7 +139,7 @@ static mp_status overwrite_own(const fixture *f)
     MP_TRY(fixture_file(f->comm, f->out, "notes.txt", "mine"));
     MP_TRY(fixture_file(f->comm, f->out, "blocks/00009.h5", "of an earlier model"));
     MP_TRY(fixture_expect(f->comm, fixture_run(f, f->comm, f->out, 0), MP_ERR_FORMAT,
-                          "holds another run"));
+                          "--resume never"));
     MP_TRY(fixture_same_as_model(f, f->out));
     MP_TRY(fixture_run(f, f->comm, f->out, 1));
     MP_EXPECT(fixture_has(f->comm, f->out, "notes.txt"));

@@ -26,8 +26,8 @@ static mp_status after_a_kill(const fixture *f)
     MP_GO(fixture_file(f->comm, f->out, "blocks/00001.h5.tmp", "half of a block"));
     MP_GO(fixture_put_block(f, checkpoint, 0));
     st = mp_checkpoint_open(f->out, &source);
-    MP_GO(
-        fixture_expect(f->comm, st, MP_ERR_FORMAT, "1 of 3 blocks are there, block 1 is missing"));
+    MP_GO(fixture_expect(f->comm, st, MP_ERR_FORMAT,
+                         "1 of 3 blocks are there, blocks/00001.h5 is missing"));
     MP_GO(fixture_put_block(f, checkpoint, 1));
     MP_GO(fixture_put_block(f, checkpoint, 2));
     MP_GO(fixture_same_as_model(f, f->out));
