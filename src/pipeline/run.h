@@ -166,10 +166,16 @@ mp_status run_write_block(run *r, mp_checkpoint *to, int64_t block, const mp_lin
 
 /* report.c: what to tell.  Those that gather figures are collective; rank 0 writes. */
 mp_status report_start(const run *r);
-mp_status report_blocks(run *r, int64_t first, int count, double seconds);
 mp_status report_write(const run *r); /* report.json as things stand */
 mp_status report_finish(const run *r);
 json_t *report_identity(const run *r);
+
+/* A line of log.jsonl with these figures, which are consumed; and a number in it, null where there is none. */
+mp_status report_event(const run *r, const char *name, json_t *figures);
+json_t *report_real(double value);
+
+/* report_blocks.c: what is to be told of blocks [first, first + count), solved in so many seconds.  Collective. */
+mp_status report_blocks(run *r, int64_t first, int count, double seconds);
 
 /* report_states.c: what was measured at the states of blocks [first, first + count), an array. */
 json_t *report_states(const run *r, int64_t first, int64_t count);
