@@ -39,7 +39,8 @@ static const struct {
     expectation expected;
     const char *why;
 } refusals[] = {
-    {"quantization_config", EXPECT_NOTHING, "the weights are already quantised"},
+    {"quantization_config", EXPECT_NOTHING,
+     "the weights are already quantised (of a run of mpress take OUT, not OUT/hf)"},
     {"hidden_act", EXPECT_SILU, "no other activation is supported"},
     {"attention_bias", EXPECT_FALSE, "biases of the attention's linears are not supported"},
     {"mlp_bias", EXPECT_FALSE, "biases of the feed-forward linears are not supported"},
