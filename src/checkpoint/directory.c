@@ -76,13 +76,13 @@ static int is_inside(const char *path, const char *dir)
     return inside;
 }
 
-static mp_status remove_old_run(const char *dir, const char *const *reads, int n_reads)
+static mp_status check_removable(const char *dir, const char *const *reads, int n_reads)
 {
     for (int i = 0; i < n_reads; i++)
         if (is_inside(reads[i], dir))
             return mp_fail(MP_ERR_ARG, "%s: --overwrite would remove it, but it is to be read",
                            reads[i]);
-    return clear(dir);
+    return MP_OK;
 }
 
 /* A new run: the directory, its journal, blocks/. */
@@ -188,7 +188,7 @@ static mp_status sweep(const char *dir, const char *folder, const mp_journal *jo
 }
 
 /* The journal of the same run becomes the owner's.  *resumed = 0: nothing of it is worth keeping. */
-static mp_status take_over(const mp_owner *owner, const json_t *identity, int *resumed)
+static mp_status take_over(const mp_owner *owner, int lock, const json_t *identity, int *resumed)
 {
     mp_journal journal = {0};
     mp_status st;
@@ -197,6 +197,7 @@ static mp_status take_over(const mp_owner *owner, const json_t *identity, int *r
     MP_GO(check_same_run(owner->dir, journal.identity, identity));
     *resumed = mp_journal_bytes(&journal, "model.h5") >= 0;
     if (!*resumed) goto out;
+    MP_GO(mp_lock_sign(lock, owner->dir));
     MP_GO(sweep(owner->dir, "blocks", &journal));
     MP_GO(sweep(owner->dir, "hidden", &journal));
     MP_GO(mp_journal_resume(owner, &journal));
@@ -205,7 +206,7 @@ out:
     return st;
 }
 
-/* With the lock held. */
+/* With the lock held, which is signed when it is known that the run is not refused. */
 static mp_status settle(const mp_owner *owner, const char *const *reads, int n_reads,
                         mp_start start, const json_t *identity, mp_claim *claim)
 {
@@ -217,14 +218,18 @@ static mp_status settle(const mp_owner *owner, const char *const *reads, int n_r
                            "%s: holds a run, and --resume never does not go on with one "
                            "(--overwrite removes it)",
                            owner->dir);
-        if (start != MP_START_OVERWRITE) MP_TRY(take_over(owner, identity, &claim->resumed));
+        if (start != MP_START_OVERWRITE)
+            MP_TRY(take_over(owner, claim->lock, identity, &claim->resumed));
         if (claim->resumed) return MP_OK;
-        MP_TRY(remove_old_run(owner->dir, reads, n_reads));
+        MP_TRY(check_removable(owner->dir, reads, n_reads));
     } else if (start == MP_START_REQUIRE) {
         return mp_fail(MP_ERR_ARG, "%s: --resume require, but there is no run to resume",
                        owner->dir);
     }
-    st = begin(owner, identity);
+    st = mp_lock_sign(claim->lock, owner->dir);
+    if (st != MP_OK && !claim->made) return st; /* what is there stays */
+    if (st == MP_OK && !is_fresh(owner->dir)) MP_TRY(clear(owner->dir));
+    if (st == MP_OK) st = begin(owner, identity);
     if (st != MP_OK) mp_directory_give_back(owner, claim, st);
     return st;
 }
@@ -255,9 +260,7 @@ mp_status mp_directory_claim(const mp_owner *owner, const char *const *reads, in
         return mp_fail(MP_ERR_ARG, "%s: --resume require, but it is not there", owner->dir);
     MP_TRY(mp_directory_make(owner->dir));
     MP_TRY(mp_lock_take(owner->dir, &claim->lock));
-    st = mp_lock_sign(claim->lock, owner->dir);
-    if (st != MP_OK && claim->made) mp_directory_give_back(owner, claim, st);
-    if (st == MP_OK) st = settle(owner, reads, n_reads, start, identity, claim);
+    st = settle(owner, reads, n_reads, start, identity, claim);
     if (st == MP_OK) return MP_OK;
     mp_lock_release(claim->lock);
     claim->lock = -1;

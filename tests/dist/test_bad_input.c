@@ -309,9 +309,9 @@ static const struct row rows[] = {
      {"/out", "--overwrite would remove it", "to be read"}, NOTHING},
 
     {"unfinished OUT to eval", an_unfinished_run, "eval $S/out --data $G/eval.safetensors", 65,
-     {"/out", "not finished", "3 of 6", "block 3"}, NOTHING},
+     {"/out", "not finished", "3 of 6", "blocks/00003.h5"}, NOTHING},
     {"unfinished OUT to export", an_unfinished_run, "export $S/out $S/hf", 65,
-     {"/out", "not finished", "3 of 6", "block 3"}, NOTHING},
+     {"/out", "not finished", "3 of 6", "blocks/00003.h5"}, NOTHING},
     {"cut block to eval", a_run_with_a_cut_block, "eval $S/out --data $G/eval.safetensors", 65,
      {"/out/blocks/00004.h5", "100000", "expected"}, NOTHING},
     {"imatrix of a model", NULL, "export $M $S/x.gguf --format imatrix", 65,
