@@ -33,7 +33,8 @@ void mp_lap(double *mark, double *seconds);
 /* "1h02m", "3m20s", "12.3s": for people. */
 const char *mp_duration(double seconds, char buffer[32]);
 
-/* "2.23 GiB", "64 B": memory, for people. */
+/* "2.23 GiB": memory; "2.40 GB": disk and network, whose rates are in powers of ten.  For people. */
 const char *mp_memory_text(int64_t bytes, char buffer[32]);
+const char *mp_traffic_text(int64_t bytes, char buffer[32]);
 
 #endif

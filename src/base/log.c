@@ -44,15 +44,27 @@ const char *mp_duration(double seconds, char buffer[32])
     return buffer;
 }
 
+static const char *in_units(double value, double step, const char *const units[5], char buffer[32])
+{
+    int u = 0;
+
+    for (; u < 4 && value >= step - 0.005; u++) value /= step;
+    snprintf(buffer, 32, u == 0 ? "%.0f %s" : "%.2f %s", value, units[u]);
+    return buffer;
+}
+
 const char *mp_memory_text(int64_t bytes, char buffer[32])
 {
     static const char *const units[] = {"B", "KiB", "MiB", "GiB", "TiB"};
-    double value = (double)bytes;
-    int u = 0;
 
-    for (; u < 4 && value >= 1023.995; u++) value /= 1024.0;
-    snprintf(buffer, 32, u == 0 ? "%.0f %s" : "%.2f %s", value, units[u]);
-    return buffer;
+    return in_units((double)bytes, 1024.0, units, buffer);
+}
+
+const char *mp_traffic_text(int64_t bytes, char buffer[32])
+{
+    static const char *const units[] = {"B", "kB", "MB", "GB", "TB"};
+
+    return in_units((double)bytes, 1000.0, units, buffer);
 }
 
 void mp_log_setup(mp_log_level level, int rank)

@@ -7,18 +7,6 @@
 #include <jansson.h>
 #include <stdio.h>
 
-/* Traffic and disk, whose rates are in powers of ten: "20.77 TB". */
-static const char *decimal(int64_t bytes, char text[32])
-{
-    static const char *const units[] = {"B", "kB", "MB", "GB", "TB"};
-    double value = (double)bytes;
-    int u = 0;
-
-    for (; u < 4 && value >= 999.995; u++) value /= 1000.0;
-    snprintf(text, 32, u == 0 ? "%.0f %s" : "%.2f %s", value, units[u]);
-    return text;
-}
-
 static int nodes_of(const mp_forecast_job *job)
 {
     return (job->size + job->per_node - 1) / job->per_node;
@@ -77,23 +65,23 @@ static void print_phases(const mp_forecast *f, const double *seconds, double sum
     for (int i = 0; i < MP_PHASE_COUNT; i++)
         if (f->moved[i] > 0)
             printf("        %14s   %-10s %10s between ranks\n", mp_duration(seconds[i], text),
-                   mp_phase_name((mp_phase)i), decimal(f->moved[i], bytes));
+                   mp_phase_name((mp_phase)i), mp_traffic_text(f->moved[i], bytes));
         else if (seconds[i] > 0.0)
             printf("        %14s   %s\n", mp_duration(seconds[i], text),
                    mp_phase_name((mp_phase)i));
-    printf("network %14s between ranks in all\n", decimal(moved_in_all(f), bytes));
+    printf("network %14s between ranks in all\n", mp_traffic_text(moved_in_all(f), bytes));
 }
 
 static void print_disk(const mp_forecast *f, int64_t saves)
 {
     char text[32];
 
-    printf("disk    %14s of the model read\n", decimal(f->read_bytes, text));
-    printf("        %14s kept in blocks/\n", decimal(f->checkpoint_bytes, text));
-    if (f->hf_bytes > 0) printf("        %14s kept in hf/\n", decimal(f->hf_bytes, text));
+    printf("disk    %14s of the model read\n", mp_traffic_text(f->read_bytes, text));
+    printf("        %14s kept in blocks/\n", mp_traffic_text(f->checkpoint_bytes, text));
+    if (f->hf_bytes > 0) printf("        %14s kept in hf/\n", mp_traffic_text(f->hf_bytes, text));
     if (saves > 0)
         printf("        %14s of hidden states in %lld times on the way, none kept\n",
-               decimal(f->hidden_bytes * saves, text), (long long)saves);
+               mp_traffic_text(f->hidden_bytes * saves, text), (long long)saves);
 }
 
 static void print_text(const mp_forecast_job *job, const mp_forecast *f, const mp_rates *rates,

@@ -155,6 +155,20 @@ Test(log, durations_are_for_people)
     cr_assert_str_eq(mp_duration(3720.0, buffer), "1h02m");
 }
 
+Test(log, sizes_are_in_the_unit_that_shows_them)
+{
+    char buffer[32];
+
+    cr_assert_str_eq(mp_memory_text(0, buffer), "0 B");
+    cr_assert_str_eq(mp_memory_text(1023, buffer), "1023 B");
+    cr_assert_str_eq(mp_memory_text(1024, buffer), "1.00 KiB");
+    cr_assert_str_eq(mp_memory_text((1 << 20) - 1, buffer), "1.00 MiB"); /* not 1024.00 KiB */
+    cr_assert_str_eq(mp_memory_text(12LL << 30, buffer), "12.00 GiB");
+    cr_assert_str_eq(mp_memory_text(INT64_MAX, buffer), "8388608.00 TiB");
+    cr_assert_str_eq(mp_traffic_text(999, buffer), "999 B");
+    cr_assert_str_eq(mp_traffic_text(20769355000000, buffer), "20.77 TB");
+}
+
 Test(options, bytes_have_binary_suffixes)
 {
     static const char *const bad[] = {"", "G", "0", "-1G", "12GB", "1e30T", "nan", " 12", "12 "};
