@@ -26,7 +26,7 @@ Test(faults, a_walk_complains_of_what_is_defective, .timeout = 60)
 {
     static struct outcome o;
 
-    launch_within(&o, 50, 2, WALK, "quick defective");
+    launch_within(&o, 50, 2, WALK, "calls defective");
     cr_assert_eq(o.code, 1, "exit code %d\n%s", o.code, o.text);
     cr_assert_not_null(strstr(o.text, "leaks 1 allocations"), "%s", o.text);
     cr_assert_not_null(strstr(o.text, "the ranks disagree"), "%s", o.text);
