@@ -114,9 +114,9 @@ mp_status report_start(const run *r)
         mp_log(MP_LOG_INFO, "calibration: %lld windows of %lld tokens from %s",
                (long long)r->calibration.count, (long long)r->calibration.seqlen, r->job->calib);
     say_token_weights(r);
-    mp_log(MP_LOG_INFO,
-           "GEMM rate of all %d ranks: %.0f Gflop/s (fp32); percentages are shares of it",
-           r->comm->size, 1e-9 * r->gemm_flops);
+    if (r->comm->size > 1) snprintf(text, sizeof text, " of all %d ranks", r->comm->size);
+    mp_log(MP_LOG_INFO, "GEMM rate%s: %.0f Gflop/s (fp32); percentages are shares of it",
+           r->comm->size > 1 ? text : "", 1e-9 * r->gemm_flops);
     return report_event(r, "start",
                         json_pack("{s:i, s:i, s:f}", "ranks", r->comm->size, "nodes",
                                   r->comm->host_count, "gemm_gflops", 1e-9 * r->gemm_flops));
