@@ -9,9 +9,9 @@
 
 #include <jansson.h>
 
-/* Writes model.h5 of the owner's directory in one step, if it is still the owner's.  A tensor's Hugging Face name is its path in this file with dots
- * for the slashes: blocks are linked as "model.layers.N", other tensors one by one.  Rank 0
- * only. */
+/* Writes model.h5 of the owner's directory in one step, if it is still the owner's.  A tensor's Hugging Face
+ * name is its path in this file with dots for the slashes: blocks are linked as "model.layers.N", other
+ * tensors one by one.  Rank 0 only. */
 mp_status mp_model_file_write(const mp_owner *owner, int64_t n_blocks, const mp_source *source,
                               const mp_rest *rest, const json_t *run);
 

@@ -34,7 +34,6 @@ static mp_status check_counts(const mp_job *job)
     return MP_OK;
 }
 
-/* --batch, once order and method are known. */
 /* Which tokens count and how much, as far as it does not hang on the windows. */
 static mp_status read_lengths(run *r)
 {

@@ -174,7 +174,8 @@ json_t *report_identity(const run *r);
 mp_status report_event(const run *r, const char *name, json_t *figures);
 json_t *report_real(double value);
 
-/* report_blocks.c: what is to be told of blocks [first, first + count), solved in so many seconds.  Collective. */
+/* report_blocks.c: what is to be told of blocks [first, first + count), solved in so many seconds.
+ * Collective. */
 mp_status report_blocks(run *r, int64_t first, int count, double seconds);
 
 /* report_states.c: what was measured at the states of blocks [first, first + count), an array. */
